@@ -1,0 +1,20 @@
+"""The one exception a user should ever see, and the sentences it is made of."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the reader can mend: scripts print it on one line and exit with 2."""
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """Returns "; did you mean 'x'?" for the closest legal name, or nothing."""
+    close = difflib.get_close_matches(str(name), list(legal), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(where: str, got: str, legal: Iterable[str]) -> UserError:
+    """An error for a name outside a closed list: where, what came, the nearest, the list."""
+    legal = list(legal)
+    return UserError(f"{where}: unknown {got!r}{nearest(got, legal)} (legal: {', '.join(legal)})")

@@ -1,0 +1,53 @@
+"""Log importance weights of one example: the vector every bound is a function of."""
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vaejax.types import LogTerms, Model, Params
+
+
+def log_terms(params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model) -> LogTerms:
+    """log p(x|z), log p(z) and log q(z|x) at one z ~ q(z|x), in nats."""
+    z = model.sample_posterior(params, key, x)
+    return LogTerms(
+        log_likelihood=model.log_likelihood(params, x, z),
+        log_prior=model.log_prior(params, z),
+        log_posterior=model.log_posterior(params, x, z),
+    )
+
+
+def log_weights(terms: LogTerms, *, beta: float | Float[Array, ""] = 1.0) -> Float[Array, "*K"]:
+    """log w = log p(x|z) + beta (log p(z) - log q(z|x)), in nats.
+
+    beta = 1 gives the log importance weight of Burda et al. (2016), eq. 8; another beta
+    the integrand of the beta-ELBO (Higgins et al. 2017, eq. 4), and beta = 0 the
+    reconstruction term alone. beta scales both densities of z.
+    """
+    return terms.log_likelihood + beta * (terms.log_prior - terms.log_posterior)
+
+
+def sample_log_terms(
+    params: Params,
+    key: PRNGKeyArray,
+    x: Float[Array, "D"],
+    *,
+    model: Model,
+    num_samples: int,
+) -> LogTerms:
+    """`log_terms` of K independent samples, [K] each; the encoder runs once."""
+    keys = jax.random.split(key, num_samples)
+    return jax.vmap(lambda sample_key: log_terms(params, sample_key, x, model=model))(keys)
+
+
+def sample_log_weights(
+    params: Params,
+    key: PRNGKeyArray,
+    x: Float[Array, "D"],
+    *,
+    model: Model,
+    num_samples: int,
+    beta: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "K"]:
+    """K independent log importance weights of one example, in nats."""
+    terms = sample_log_terms(params, key, x, model=model, num_samples=num_samples)
+    return log_weights(terms, beta=beta)

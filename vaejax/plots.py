@@ -1,0 +1,115 @@
+"""Figures. Each function makes one matplotlib Figure from arrays and touches no file."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9722e", "#777777"
+
+
+def bounds_against_samples(result: dict[str, Any]) -> Figure:
+    """L_k against k (log axis), a band of two Monte-Carlo errors, the ELBO as a line."""
+    estimates = result["estimates"]
+    sizes = sorted(int(name[5:]) for name in estimates if name.startswith("iwae_"))
+    rows = [estimates[f"iwae_{k}"] for k in sizes]
+    values = np.array([row["value"] for row in rows])
+    errors = 2 * np.array([row["mc_se"] or 0.0 for row in rows])
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(sizes, values - errors, values + errors, color=_BLUE, alpha=0.25, lw=0)
+    axes.plot(sizes, values, "o-", color=_BLUE, label="L_k, band: 2 Monte-Carlo errors")
+    elbo = estimates["elbo"]["value"]
+    axes.axhline(elbo, color=_ORANGE, ls="--", label=f"ELBO = {elbo:.2f}")
+    if "log_marginal" in estimates:
+        exact = estimates["log_marginal"]["value"]
+        axes.axhline(exact, color="black", ls=":", label=f"exact log p(x) = {exact:.2f}")
+    axes.annotate(
+        f"{values[-1]:.2f}",
+        (sizes[-1], values[-1]),
+        (-4, -14),
+        ha="right",
+        textcoords="offset points",
+        color=_BLUE,
+    )
+    axes.set(xscale="log", xlabel="samples k", ylabel="nats per example")
+    protocol = result["protocol"]
+    axes.set_title(
+        f"Bounds on log p(x): {protocol['dataset']} {protocol['split']}, "
+        f"{protocol['num_examples']:,} examples"
+    )
+    axes.legend(frameon=False, loc="center right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def image_grid(images: np.ndarray, shape: tuple[int, ...], columns: int) -> np.ndarray:
+    """Tiles [N, D] values in [0, 1] into one uint8 picture [h, w, 3], light grey seams."""
+    height, width, channels = (*shape, 1)[:3]
+    rows = -(-len(images) // columns)
+    tiles = np.clip(np.asarray(images), 0.0, 1.0).reshape(len(images), height, width, channels)
+    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 0.6)
+    for index, tile in enumerate(tiles):
+        top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
+        canvas[top : top + height, left : left + width] = tile[..., : 3 if channels >= 3 else 1]
+    return (255 * canvas).round().astype(np.uint8)
+
+
+def _picture(axes: Any, picture: np.ndarray, title: str) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def samples(images: np.ndarray, shape: tuple[int, ...]) -> Figure:
+    """E[x|z] for z from the prior."""
+    columns = int(np.ceil(np.sqrt(len(images))))
+    figure = Figure(figsize=(4.4, 4.7), layout="constrained")
+    _picture(figure.subplots(), image_grid(images, shape, columns), "E[x|z], z from the prior")
+    return figure
+
+
+def reconstructions(x: np.ndarray, means: np.ndarray, shape: tuple[int, ...]) -> Figure:
+    """Test examples above their reconstructions E[x|z], z ~ q(z|x)."""
+    figure = Figure(figsize=(7.2, 2.3), layout="constrained")
+    grid = image_grid(np.concatenate([x, means]), shape, len(x))
+    _picture(figure.subplots(), grid, "test examples (top) and E[x|z], z from q(z|x) (bottom)")
+    return figure
+
+
+def training_curves(rows: list[dict[str, Any]]) -> Figure:
+    """ELBO and L_K in training and validation against the epoch, with their gap apart."""
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    curves = {
+        "train ELBO": ("train/elbo", _ORANGE, "-"),
+        "validation ELBO": ("validation/elbo", _ORANGE, "--"),
+        "validation L_K": ("validation/iwae", _BLUE, "--"),
+    }
+    for label, (name, color, style) in curves.items():
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        if points:
+            left.plot(*zip(*points, strict=True), style, color=color, label=label, lw=1.2)
+    tail = [row["train/elbo"] for row in rows if "train/elbo" in row]
+    if tail:
+        low, high = np.percentile(tail, 5), max(tail)
+        left.set_ylim(low - 0.1 * (high - low + 1), high + 0.15 * (high - low + 1))
+    for label, name, color in (
+        ("KL", "train/kl", _GREY),
+        ("reconstruction", "train/reconstruction", _BLUE),
+    ):
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        if points:
+            epochs, values = zip(*points, strict=True)
+            right.plot(
+                epochs,
+                np.abs(values),
+                color=color,
+                lw=1.2,
+                label=label if label == "KL" else "minus reconstruction",
+            )
+    for axes, title in ((left, "bounds"), (right, "the two parts of the train ELBO")):
+        axes.set(xlabel="epoch", ylabel="nats per example", title=title)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,70 @@
+"""What training and evaluation of a run share: its model, its checkpoints, its figures."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from rich.console import Console
+
+from vaejax import checkpoints, models, training
+from vaejax import workdir as workdir_lib
+from vaejax.config import Config
+from vaejax.errors import UserError
+from vaejax.training import TrainState
+from vaejax.types import DataSpec, Model, Params
+
+NUM_PICTURES = 64
+
+
+def build_model(config: Config, spec: DataSpec) -> Model:
+    """The model of `config.model` for data of `spec`."""
+    return models.MODELS[config.model.name].build(config.model, spec)
+
+
+def restore(
+    workdir: pathlib.Path, like: TrainState, *, console: Console
+) -> tuple[TrainState | None, bool]:
+    """The newest readable state of a run (or None), and whether damaged ones were skipped."""
+    state, damaged = checkpoints.restore(workdir / "checkpoints", like)
+    for warning in damaged:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    return state, bool(damaged)
+
+
+def load_run(workdir: pathlib.Path, shape: tuple[int, ...], *, console: Console):
+    """Config, model and newest readable TrainState of the run in `workdir`.
+
+    Raises:
+      UserError: no run, no checkpoint, or a checkpoint of another model.
+    """
+    config = workdir_lib.read_config(workdir)
+    model = build_model(config, DataSpec(shape, None))
+    like = jax.eval_shape(lambda: training.init_state(config, model=model))
+    state, _ = restore(workdir, like, console=console)
+    if state is None:
+        raise UserError(f"--workdir: {workdir} has no readable checkpoint; train it first")
+    return config, model, state
+
+
+@functools.partial(jax.jit, static_argnames=("model", "count"))
+def _prior_means(params: Params, key: Array, *, model: Model, count: int) -> Float[Array, "N D"]:
+    def draw(key):
+        return model.likelihood_mean(params, model.sample_prior(params, key))
+
+    return jax.vmap(draw)(jax.random.split(key, count))
+
+
+def prior_means(model: Model, params: Params) -> np.ndarray:
+    """E[x|z] for 64 fixed draws z ~ p(z), [64, D]."""
+    return np.asarray(_prior_means(params, jax.random.key(0), model=model, count=NUM_PICTURES))
+
+
+def write_figure(workdir: pathlib.Path, name: str, figure: Any) -> None:
+    """Saves a matplotlib figure as figures/name.png, atomically."""
+    workdir_lib.write_atomically(
+        workdir / "figures" / f"{name}.png",
+        lambda handle: figure.savefig(handle, format="png", dpi=150),
+    )
