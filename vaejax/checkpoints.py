@@ -10,6 +10,8 @@ import numpy as np
 from vaejax.errors import UserError
 from vaejax.training import TrainState
 
+_OVERHEAD_BYTES = 2**19  # metadata and indices of one checkpoint
+
 
 def _manager(folder: pathlib.Path, *, keep: int | None = None):
     import orbax.checkpoint as ocp
@@ -17,6 +19,15 @@ def _manager(folder: pathlib.Path, *, keep: int | None = None):
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
     handler = ocp.StandardCheckpointHandler()
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler)
+
+
+def _require_room(folder: pathlib.Path, state: TrainState) -> None:
+    """Orbax's writer threads print tracebacks on a full disk: better not to start them."""
+    needed = _OVERHEAD_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"No space left on device: {needed:,} bytes needed, {free:,} free")
 
 
 def save(folder: pathlib.Path, state: TrainState, *, keep: int) -> None:
@@ -29,6 +40,7 @@ def save(folder: pathlib.Path, state: TrainState, *, keep: int) -> None:
 
     step = int(state.step)
     try:
+        _require_room(folder, state)
         with _manager(folder, keep=keep) as manager:
             if step in manager.all_steps():
                 return

@@ -47,8 +47,8 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def _guarded(main: Callable[[Console], None]) -> Callable[[list[str]], int]:
     def run(arguments: list[str]) -> int:
-        # orbax and jax report routine work at INFO and WARNING.
-        logging.set_verbosity(logging.ERROR)
+        # orbax logs routine work, and a traceback for every failed write we report ourselves.
+        logging.set_verbosity(logging.FATAL)
         try:
             if len(arguments) > 1:
                 raise UserError(f"unexpected {arguments[1]!r}; flags look like --name=value")
