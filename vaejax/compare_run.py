@@ -148,7 +148,8 @@ def _report(found: Sequence[Run], first: Run) -> Report:
         lines.append(f"No equal-budget view: {reason}.")
     else:
         costs = ("decoder_evaluations", "seconds")
-        budgets = {cost: comparison.equal_budget(found, cost=cost) for cost in costs}
+        everything = [setting for parts, _ in tables for setting in parts]
+        budgets = {cost: comparison.equal_budget(everything, cost=cost) for cost in costs}
         lines += comparison_report.budget_lines({c: b for c, b in budgets.items() if b[1]})
     return Report(tables, lines)
 

@@ -245,18 +245,27 @@ def budget_curve(run: Run) -> dict[str, Float[np.ndarray, "T"]]:
     }
 
 
-def equal_budget(runs: Sequence[Run], *, cost: str) -> tuple[float, dict[str, float]]:
-    """Best validation L_K of each run within the budget of the cheapest: (budget, nats by name).
+def equal_budget(parts: Sequence[Setting], *, cost: str) -> tuple[float, dict[str, float]]:
+    """Best validation L_k of each setting within the budget of the cheapest run.
 
-    `cost` is "decoder_evaluations" or "seconds". Runs without validation are left out.
+    Args:
+      parts: settings; their runs without validation are left out.
+      cost: "decoder_evaluations" or "seconds".
+
+    Returns:
+      The budget, and the mean over seeds by setting (NaN where nothing was validated in it).
     """
-    curves = {run.name: budget_curve(run) for run in runs}
-    curves = {name: curve for name, curve in curves.items() if len(curve["nats"])}
-    if not curves:
+    curves = {s.name: [c for run in s.runs if len((c := budget_curve(run))["nats"])] for s in parts}
+    every = [curve for same in curves.values() for curve in same]
+    if not every:
         return math.nan, {}
-    budget = float(min(np.nanmax(curve[cost]) for curve in curves.values()))
-    within = {name: curve["nats"][curve[cost] <= budget] for name, curve in curves.items()}
-    return budget, {name: float(n.max()) if len(n) else math.nan for name, n in within.items()}
+    budget = float(min(np.nanmax(curve[cost]) for curve in every))
+    reached = {
+        name: [np.max(curve["nats"][curve[cost] <= budget], initial=-math.inf) for curve in same]
+        for name, same in curves.items()
+    }
+    means = {name: float(np.mean(best)) for name, best in reached.items() if best}
+    return budget, {name: value if value > -math.inf else math.nan for name, value in means.items()}
 
 
 def rows(parts: Sequence[Setting], baseline: Setting | None) -> list[dict[str, Any]]:

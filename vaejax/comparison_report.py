@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,11 +93,16 @@ def title(parts: Sequence[Setting]) -> str:
 def terminal_table(parts: Sequence[Setting], baseline: Setting | None) -> Table:
     """The comparison as a reader sees it in a terminal."""
     headings, found = cells(parts, baseline)
-    table = Table(title=title(parts), caption="nats per example; ± one standard error; Δ paired")
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+    caption = "nats per example; ± one standard error"
+    if baseline is not None:
+        caption += "; Δ paired, in brackets where within 2 errors: not claimed"
+    table = Table(title=title(parts), caption=caption)
+    shown = [index for index, heading in enumerate(headings) if heading != "verdict"]
+    for index in shown:
+        table.add_column(headings[index], justify="left" if index == 0 else "right")
     for row in found:
-        table.add_row(*row)
+        unclear = {i for i in shown if i + 1 < len(row) and row[i + 1] == "within 2 errors"}
+        table.add_row(*[f"({row[i]})" if i in unclear else row[i] for i in shown])
     return table
 
 
@@ -119,10 +125,13 @@ def _with_verdict(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def budget_lines(budgets: Mapping[str, tuple[float, Mapping[str, float]]]) -> list[str]:
-    """One sentence per cost: what each run reached within the cheapest run's budget."""
+    """One sentence per cost: what each setting reached within the cheapest run's budget."""
     lines = []
     for cost, (budget, nats) in budgets.items():
-        reached = ", ".join(f"{name} {value:.3f}" for name, value in nats.items())
+        reached = ", ".join(
+            f"{name} {'(not validated yet)' if math.isnan(value) else f'{value:.3f}'}"
+            for name, value in nats.items()
+        )
         unit = "decoder evaluations" if cost == "decoder_evaluations" else "seconds of training"
         lines.append(f"Best validation L_k within {budget:,.0f} {unit}: {reached}.")
     return lines
