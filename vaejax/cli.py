@@ -81,7 +81,7 @@ def run(main: Callable[[Console], None]) -> None:
 
     def without_arguments(console: Console, arguments: list[str]) -> None:
         if arguments:
-            raise UserError(f"unexpected argument {arguments[0]!r}; flags look like --name=value")
+            raise UserError(f"unexpected {arguments[0]!r}; flags look like --name=value")
         main(console)
 
     run_with_arguments(without_arguments)

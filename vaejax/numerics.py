@@ -30,11 +30,21 @@ def normal_kl(loc: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float
     return 0.5 * (jnp.square(loc) + jnp.expm1(2.0 * log_scale)) - log_scale
 
 
+@jax.custom_jvp
 def bernoulli_log_prob(logits: Float[Array, "D"], x: Float[Array, "D"]) -> Float[Array, ""]:
     """sum_d x_d l_d - softplus(l_d): log Bernoulli(x; sigmoid(logits)), in nats.
 
     Finite, with its derivatives, for logits of any size. One fused pass: the guards of
-    `jax.nn.softplus` against infinite logits would triple its cost on a CPU.
+    `jax.nn.softplus` against infinite logits would triple its cost on a CPU. The derivative,
+    x - sigmoid(logits), is given: that of |l| and max(l, 0) would be wrong at l = 0.
     """
     log_normalizer = jnp.maximum(logits, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     return jnp.sum(x * logits - log_normalizer)
+
+
+@bernoulli_log_prob.defjvp
+def _bernoulli_log_prob_jvp(primals, tangents):
+    logits, x = primals
+    logits_dot, x_dot = tangents
+    slope = (x - jax.nn.sigmoid(logits)) * logits_dot + logits * x_dot
+    return bernoulli_log_prob(logits, x), jnp.sum(slope)

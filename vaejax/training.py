@@ -154,7 +154,7 @@ def train_step(
         average = optimizers.moving_average(average, params, decay=config.training.ema_decay)
     metrics = {
         "loss": loss_value,
-        "gradient_norm": optax.global_norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
         "beta": beta,
         "learning_rate": rate,
     } | _bounds_of(terms)
