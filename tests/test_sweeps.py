@@ -1,6 +1,7 @@
 """Sweeps: their files and tables, and groups of members trained as one program."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -180,7 +181,13 @@ def _gap(left, right):
     return max(float(np.max(np.abs(a - b) / (1 + np.abs(b)))) for a, b in pairs)
 
 
-EARLY = {"training__patience": 1, "training__num_epochs": 12, "training__ema_decay": 0.5}
+# A large eps: else Adam turns the rounding of a vanishing gradient into whole steps.
+EARLY = {
+    "training__patience": 1,
+    "training__num_epochs": 12,
+    "training__ema_decay": 0.5,
+    "optimizer__eps": 1e-3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -194,26 +201,21 @@ def together(tmp_path_factory):
     return members, workdir, _train(members, workdir)
 
 
-@pytest.mark.parametrize("index", [0, 3])
-def test_members_end_as_they_would_alone(together, tmp_path, index):
-    members, workdir, _ = together
-    member = members[index]
+def test_members_end_as_they_would_alone(together, tmp_path):
+    """The member that stopped first, long before the program did."""
+    members, workdir, failures = together
+    states = {m: _state(workdir / m.name) for m in members if m.name not in failures}
+    assert len({int(state.step) for state in states.values()}) > 1
+    member = min(states, key=lambda m: int(states[m].step))
     alone = train_run.train(member.config, tmp_path / "alone", console=QUIET)
-    beside = _state(workdir / member.name)
-    assert int(alone.step) == int(beside.step)
-    assert _gap(alone, beside) < 1e-4
+    assert int(alone.step) == int(states[member].step)
+    assert _gap(alone, states[member]) < 1e-4
     rows = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (tmp_path / "alone", workdir / member.name)
     ]
     assert [sorted(row) for row in rows[0]] == [sorted(row) for row in rows[1]]
     assert rows[0][-1]["validation/iwae"] == pytest.approx(rows[1][-1]["validation/iwae"], 1e-5)
-
-
-def test_members_stop_at_steps_of_their_own(together):
-    members, workdir, failures = together
-    steps = {int(_state(workdir / m.name).step) for m in members if m.name not in failures}
-    assert len(steps) > 1
 
 
 def test_one_that_diverges_stops_nobody(together):
@@ -225,34 +227,14 @@ def test_one_that_diverges_stops_nobody(together):
 
 
 def test_a_group_too_large_for_memory_is_split_and_that_is_said(tmp_path, capsys):
-    items = sweeps.values("seed", [0, 1, 2])
-    members = sweeps.members(small_config(training__num_epochs=1), items)
-    group = sweep_group.make_group(members, tmp_path, console=QUIET)
-    numbers, images = sweep_group.member_numbers(group), sweep_group.training_images(group)
-    needed = sweep_group.program_bytes(sweep_group.compile_program(group, numbers, images))
-    _train(members, tmp_path, memory=int(0.9 * needed), console=Console(width=200))
-    assert "training 2 at a time" in capsys.readouterr().out
-    assert all(int(_state(tmp_path / m.name).step) == group.plan.num_steps for m in members)
-
-
-def test_members_are_spread_over_devices(tmp_path):
-    """Three members on two devices end bit for bit as on one."""
-    code = f"""
-import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
-import jax; jax.config.update("jax_num_cpu_devices", 2)
-import test_sweeps as t
-config = t.small_config(training__num_epochs=1)
-members = t.sweeps.members(config, t.sweeps.values("seed", range(3)))
-t._train(members, t.pathlib.Path({str(tmp_path / "two")!r}))
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
-    members = sweeps.members(small_config(training__num_epochs=1), sweeps.values("seed", range(3)))
-    _train(members, tmp_path / "one")
-    for member in members:
-        assert (
-            _gap(_state(tmp_path / "one" / member.name), _state(tmp_path / "two" / member.name))
-            < 1e-6
-        )
+    config = small_config(training__num_epochs=1, dataset__num_validation=0)
+    members = [
+        sweeps.Member(name, {}, dataclasses.replace(config, seed=seed))
+        for seed, name in enumerate("ab")
+    ]
+    _train(members, tmp_path, memory=1, console=Console(width=200))
+    assert "training 1 at a time" in capsys.readouterr().out
+    assert {int(_state(tmp_path / name).step) for name in "ab"} == {7}
 
 
 SWEEP = """
@@ -330,16 +312,22 @@ def test_a_second_launch_does_only_what_is_missing(swept, tmp_path):
 
 
 def test_members_are_ordinary_runs(swept, tmp_path):
-    workdir = shutil.copytree(swept / "k2", tmp_path / "k2")
-    small = [flag for flag in _flags(tmp_path, workdir) if not flag.startswith("--sweep")]
-    finished = run_script("train.py", *small, "--config.objective.num_samples=2")
+    """`train.py` finds it finished; alone, on one device, it gets to the same bound."""
+    name = "learning_rate=0.001,seed=1"
+    own = [flag for flag in _flags(tmp_path, "") if flag.startswith("--config")]
+    own += ["--config.optimizer.learning_rate=0.001", "--config.seed=1"]
+    before = json.loads((swept / name / "evaluation.json").read_text())["estimates"]
+    copied = shutil.copytree(swept / name, tmp_path / "run")
+    finished = run_script("train.py", *own, f"--workdir={copied}")
     assert finished.code == 0, finished.err
     assert "already finished" in finished.out
-    before = json.loads((workdir / "evaluation.json").read_text())
-    assert run_script("evaluate.py", f"--workdir={workdir}").code == 0
-    after = json.loads((workdir / "evaluation.json").read_text())
-    for name, estimate in before["estimates"].items():
-        assert after["estimates"][name]["value"] == pytest.approx(estimate["value"], abs=1e-4)
+    alone = tmp_path / "alone"
+    assert run_script("train.py", *own, f"--workdir={alone}").code == 0
+    assert run_script("evaluate.py", f"--workdir={alone}").code == 0
+    after = json.loads((alone / "evaluation.json").read_text())["estimates"]
+    assert after.keys() == before.keys()
+    for bound in after:
+        assert after[bound]["value"] == pytest.approx(before[bound]["value"], abs=1e-3)
 
 
 def test_a_failing_member_is_reported_and_the_others_are_ranked(tmp_path):

@@ -57,6 +57,8 @@ def sweep(
     """
     members = sweeps.members(config, items)
     num_images = _check(members, workdir)
+    if launcher == "ray":
+        sweep_ray.connect(address)
     with workdir_lib.lock(workdir):
         groups = _groups(members, workdir)
         missing = [g for g in groups if not all(is_done(m, workdir, num_images) for m in g)]

@@ -63,35 +63,48 @@ def train(
     """
     begun = time.monotonic()
     group = sweep_group.make_group(members, workdir, console=console)
-    numbers, images = sweep_group.member_numbers(group), sweep_group.training_images(group)
-    program = sweep_group.compile_program(group, numbers, images)
-    needed, limit = sweep_group.program_bytes(program), memory or sweep_group.device_bytes(group)
-    if needed > limit and len(members) > 1:
-        size = min(max(1, int(len(members) * limit / needed)), len(members) - 1)
-        console.print(
-            f"{len(members)} members need {needed / 2**30:.2g} GiB of a device, "
-            f"{limit / 2**30:.2g} may be used: training {size} at a time",
-            soft_wrap=True,
-        )
-        failures: Failures = {}
-        options = {"console": console, "stopped": stopped, "report": report, "memory": memory}
-        for first in range(0, len(members), size):
-            failures |= train(members[first : first + size], workdir, **options)
-        return failures
+    numbers = sweep_group.member_numbers(group)
     with contextlib.ExitStack() as stack:
         failures = _claim(group, stack)
         states = sweep_group.first_states(group, numbers)
         tally = _tally(group, states, failures)
-        run = lambda states, active: program(numbers, states, images, active)  # noqa: E731
-        writers = {
-            index: stack.enter_context(
-                logging.metrics_writer(workdir / member.name, step=int(tally.step[index]))
-            )
-            for index, member in enumerate(members)
-            if tally.active[index]
-        }
-        _loop(group, run, states, tally, writers, failures, stopped, report, begun)
+        if not tally.active.any():
+            return failures
+        images = sweep_group.training_images(group)
+        program = sweep_group.compile_program(group, numbers, images)
+        size = _members_that_fit(group, program, memory)
+        if size == len(members):
+            run = lambda states, active: program(numbers, states, images, active)  # noqa: E731
+            writers = {
+                int(index): stack.enter_context(_writer(group, tally, index))
+                for index in np.flatnonzero(tally.active)
+            }
+            _loop(group, run, states, tally, writers, failures, stopped, report, begun)
+            return failures
+    options = {"console": console, "stopped": stopped, "report": report, "memory": memory}
+    for first in range(0, len(members), size):
+        failures |= train(members[first : first + size], workdir, **options)
     return failures
+
+
+def _members_that_fit(group: Group, program, memory: int | None) -> int:
+    """How many members to train at a time; says so where it is not all of them."""
+    members, needed = len(group.members), sweep_group.program_bytes(program)
+    limit = memory or sweep_group.device_bytes(group)
+    if needed <= limit or members == 1:
+        return members
+    size = min(max(1, int(members * limit / needed)), members - 1)
+    group.console.print(
+        f"{members} members need {needed / 2**30:.2g} GiB of a device, {limit / 2**30:.2g} may "
+        f"be used: training {size} at a time",
+        soft_wrap=True,
+    )
+    return size
+
+
+def _writer(group: Group, tally: Tally, index: int):
+    folder = group.workdir / group.members[index].name
+    return logging.metrics_writer(folder, step=int(tally.step[index]))
 
 
 def _claim(group: Group, stack: contextlib.ExitStack) -> Failures:
