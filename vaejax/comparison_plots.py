@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from vaejax import comparison, plots
 from vaejax.comparison import Setting
@@ -113,6 +114,7 @@ def budget(parts: Sequence[Setting]) -> Figure:
             axes.set_ylim(bottom=min(lowest))
             axes.legend(frameon=False)
         _finish(axes, xscale="log", xlabel=title, ylabel="best validation L_k so far, nats")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
