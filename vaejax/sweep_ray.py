@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from vaejax.sweeps import Member
 NUM_RETRIES = 3
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_FOR_LOCK = 60.0
+_SECONDS_TO_ANSWER = 10.0
 
 
 def connect(address: str | None) -> Any:
@@ -36,6 +38,7 @@ def connect(address: str | None) -> Any:
         return ray
     where = address or os.environ.get("RAY_ADDRESS") or "a local cluster"
     try:
+        _knock(where)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, grpc's own
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -44,6 +47,13 @@ def connect(address: str | None) -> Any:
             f"--head, or leave the address out for a local one"
         ) from error
     return ray
+
+
+def _knock(where: str) -> None:
+    """Raises OSError where nothing listens at host:port; Ray itself would wait for minutes."""
+    host, _, port = where.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
 
 
 def run_groups(
