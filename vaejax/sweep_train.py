@@ -147,6 +147,7 @@ def _loop(group, program, states, tally, writers, failures, stopped, report, beg
     )
     states, saved_at = sweep_group.stack(group, states), time.monotonic()
     config, batch_size = group.members[0].config, group.members[0].config.training.batch_size
+    pause = config.training.checkpoint_seconds
     while tally.active.any() and not stopped():
         was_active = tally.active.copy()
         states, metrics = program(states, sweep_group.spread(group, tally.active))
@@ -172,9 +173,12 @@ def _loop(group, program, states, tally, writers, failures, stopped, report, beg
             report(group.members[index].name, done, f"{shown} {row[shown]:.2f}")
         ended = [index for index in rows if _finished(group, tally, index)]
         tally.active[ended] = False
-        if time.monotonic() - saved_at >= config.training.checkpoint_seconds:
+        if time.monotonic() - saved_at >= pause:
+            saving = time.monotonic()
             _save(group, tally, states, [*rows])
             saved_at = time.monotonic()
+            # Saving many members may take a twentieth of the time, unless each call is wanted.
+            pause = pause and max(pause, 20 * (saved_at - saving))
         elif ended:
             _save(group, tally, states, ended)
         for index in ended:
