@@ -45,14 +45,12 @@ def _parse(arguments: list[str]) -> list[str]:
     return flags.FLAGS(rewritten)
 
 
-def _guarded(main: Callable[[Console], None]) -> Callable[[list[str]], int]:
+def _guarded(main: Callable[[Console, list[str]], None]) -> Callable[[list[str]], int]:
     def run(arguments: list[str]) -> int:
         # orbax logs routine work, and a traceback for every failed write we report ourselves.
         logging.set_verbosity(logging.FATAL)
         try:
-            if len(arguments) > 1:
-                raise UserError(f"unexpected {arguments[1]!r}; flags look like --name=value")
-            main(Console())
+            main(Console(), arguments[1:])
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
@@ -61,8 +59,11 @@ def _guarded(main: Callable[[Console], None]) -> Callable[[list[str]], int]:
     return run
 
 
-def run(main: Callable[[Console], None]) -> None:
-    """Parses flags and calls `main(console)`: a UserError is one line and exit code 2."""
+def run_with_arguments(main: Callable[[Console, list[str]], None]) -> None:
+    """Parses flags, wherever they stand, and calls `main(console, other_arguments)`.
+
+    A UserError is one line and exit code 2.
+    """
 
     def parse(arguments: list[str]) -> list[str]:
         try:
@@ -71,4 +72,16 @@ def run(main: Callable[[Console], None]) -> None:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
 
+    flags.FLAGS.set_gnu_getopt()
     app.run(_guarded(main), flags_parser=parse)
+
+
+def run(main: Callable[[Console], None]) -> None:
+    """Parses flags and calls `main(console)`; other arguments are an error."""
+
+    def without_arguments(console: Console, arguments: list[str]) -> None:
+        if arguments:
+            raise UserError(f"unexpected {arguments[0]!r}; flags look like --name=value")
+        main(console)
+
+    run_with_arguments(without_arguments)

@@ -1,5 +1,6 @@
 """Evaluating a run: from its newest checkpoint to evaluation.json, .npz and figures."""
 
+import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -15,6 +16,7 @@ from vaejax import evaluation, logging, plots, runs, splits, training
 from vaejax import workdir as workdir_lib
 from vaejax.config import Config
 from vaejax.training import TrainState
+from vaejax.types import Model, Params
 
 _NUM_RECONSTRUCTIONS = 12
 _PACKAGES = ("vaejax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -37,8 +39,30 @@ def evaluate(
         config = config_lib.override(config, "evaluation.num_samples", num_samples)
     held_out = splits.held_out(config, split)
     _, model, state = runs.load_run(workdir, held_out.shape, console=console)
+    evaluator = make_evaluator(config, model, held_out)
+    result = evaluate_state(
+        workdir, config, state, held_out, split=split, evaluator=evaluator, console=console
+    )
+    write_figures(workdir, model, state, held_out, result)
+    return result
+
+
+def evaluate_state(
+    workdir: pathlib.Path,
+    config: Config,
+    state: TrainState,
+    held_out: splits.HeldOut,
+    *,
+    split: str,
+    evaluator: evaluation.Evaluator,
+    console: Console,
+) -> dict[str, Any]:
+    """Estimates all bounds of `state` with a compiled evaluator; writes and returns them.
+
+    One evaluator serves all runs of one model and split. Raises UserError on a full disk.
+    """
     params = training.evaluation_params(state)
-    per_example = _evaluate_split(config, model, params, held_out, console=console)
+    per_example = _evaluate_split(config, params, held_out, evaluator, console=console)
     result = {
         "protocol": _protocol(config, split, held_out, state),
         "estimates": evaluation.estimates(per_example),
@@ -49,19 +73,22 @@ def evaluate(
     arrays |= {f"mc_variance/{k}": v for k, v in per_example.variances.items()}
     workdir_lib.write_npz(workdir / f"{name}.npz", arrays | {"ess": per_example.ess})
     workdir_lib.write_json(workdir / f"{name}.json", result)
-    _write_evaluation_figures(workdir, model, params, held_out, result)
     return result
 
 
-def _evaluate_split(config, model, params, held_out, *, console) -> evaluation.PerExample:
-    settings = config.evaluation
-    evaluator = evaluation.make_evaluator(
+def make_evaluator(config: Config, model: Model, held_out: splits.HeldOut) -> evaluation.Evaluator:
+    """The compiled evaluator of `held_out` for `model`, whatever its parameters."""
+    return evaluation.make_evaluator(
         evaluation.evaluate_example,
         model=model,
         num_examples=len(held_out.x),
-        num_samples=settings.num_samples,
-        chunk_size=settings.chunk_size,
+        num_samples=config.evaluation.num_samples,
+        chunk_size=config.evaluation.chunk_size,
     )
+
+
+def _evaluate_split(config, params, held_out, evaluator, *, console) -> evaluation.PerExample:
+    settings = config.evaluation
     key, parts, total = jax.random.key(settings.seed), [], len(held_out.x)
     with logging.progress(console, "evaluate", done=0, total=total, unit="examples") as show:
         for part in evaluation.evaluate_batches(evaluator, params, key, held_out.x):
@@ -93,14 +120,26 @@ def _protocol(config: Config, split: str, held_out: splits.HeldOut, state: Train
     }
 
 
-def _write_evaluation_figures(workdir, model, params, held_out, result) -> None:
-    x = jnp.asarray(held_out.x[:_NUM_RECONSTRUCTIONS], jnp.float32)
-    keys = jax.random.split(jax.random.key(0), len(x))
-
+@functools.partial(jax.jit, static_argnames="model")
+def _reconstruct(params: Params, keys, x, *, model: Model):
     def reconstruct(key, x):
         return model.likelihood_mean(params, model.sample_posterior(params, key, x))
 
-    means = np.asarray(jax.jit(jax.vmap(reconstruct))(keys, x))
+    return jax.vmap(reconstruct)(keys, x)
+
+
+def write_figures(
+    workdir: pathlib.Path,
+    model: Model,
+    state: TrainState,
+    held_out: splits.HeldOut,
+    result: dict[str, Any],
+) -> None:
+    """Bounds, samples and reconstructions of one evaluation, as figures/*.png."""
+    params = training.evaluation_params(state)
+    x = jnp.asarray(held_out.x[:_NUM_RECONSTRUCTIONS], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), len(x))
+    means = np.asarray(_reconstruct(params, keys, x, model=model))
     draws = runs.prior_means(model, params)
     figures = {
         "bounds": plots.bounds_against_samples(result),

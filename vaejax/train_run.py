@@ -63,7 +63,7 @@ def train(config: Config, workdir: pathlib.Path, *, console: Console) -> TrainSt
             if not _finished(session, state):
                 console.print(f"stopped at step {int(state.step):,}; run again to resume")
             else:
-                _write_training_figures(session, state)
+                write_training_figures(session, state)
     return state
 
 
@@ -105,9 +105,14 @@ def _first_state(session: Session) -> TrainState:
 
 
 def _finished(session: Session, state: TrainState) -> bool:
-    patience = session.config.training.patience
     stale = 0 if state.best is None else int(state.best.stale)
-    return int(state.step) >= session.plan.num_steps or (patience is not None and stale >= patience)
+    return is_finished(session, int(state.step), stale)
+
+
+def is_finished(session: Session, step: int, stale: int) -> bool:
+    """Whether a run at `step` with `stale` validations without improvement is at its end."""
+    patience = session.config.training.patience
+    return step >= session.plan.num_steps or (patience is not None and stale >= patience)
 
 
 def compile_call(session: Session) -> Callable[[TrainState], tuple[TrainState, dict]]:
@@ -170,12 +175,12 @@ def _train_to_end(session: Session, state: TrainState, stopped: Callable[[], boo
     ):
         while not (_finished(session, state) or stopped()):
             state, metrics = call(state)
-            row = _row(session, state, metrics, last_saved)
-            if _validation_due(session, int(state.step)):
+            row = metrics_row(session, int(state.step), metrics, last_saved)
+            if validation_due(session, int(state.step)):
                 row |= validate(training.averaged_params(state))
                 if state.best is not None:
                     state = training.update_best(state, jnp.float32(row["validation/iwae"]))
-                _write_pictures(session, state, writer)
+                write_pictures(session, state, writer)
             row["seconds"] = round(spent + time.monotonic() - begun, 3)
             writer.scalars(int(state.step), row)
             shown = "validation/iwae" if "validation/iwae" in row else "train/elbo"
@@ -187,40 +192,45 @@ def _train_to_end(session: Session, state: TrainState, stopped: Callable[[], boo
     return state
 
 
-def _row(session: Session, state: TrainState, metrics: dict, last_saved: int) -> dict[str, float]:
+def metrics_row(session: Session, step: int, metrics: dict, last_saved: int) -> dict[str, float]:
     """Means over the call's steps; raises UserError where the loss is not finite."""
     losses = np.asarray(metrics["loss"])
-    finite = np.isfinite(losses)
-    leaves = jax.tree.leaves(state.params)
-    if not (finite.all() and all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)):
-        step = int(state.step) - len(losses) + int(np.argmin([*finite, False]))
+    finite = [*np.isfinite(losses), bool(metrics["params_finite"])]
+    if not all(finite):
+        first_bad = step - len(losses) + int(np.argmin(finite))
         raise UserError(
-            f"training diverged: loss or parameters are not finite at step {step}; the last good "
+            f"training diverged: not finite at step {first_bad}; the last good "
             f"checkpoint in {session.workdir} is of step {last_saved}; try a smaller "
             f"optimizer.learning_rate, a larger optimizer.eps or objective.warmup_epochs"
         )
-    means = {f"train/{name}": float(np.mean(v)) for name, v in metrics.items()}
-    return {"epoch": int(state.step) / session.plan.steps_per_epoch} | means
+    means = {f"train/{k}": float(np.mean(v)) for k, v in metrics.items() if k != "params_finite"}
+    return {"epoch": step / session.plan.steps_per_epoch} | means
 
 
-def _validation_due(session: Session, step: int) -> bool:
+def validation_due(session: Session, step: int) -> bool:
+    """Whether the run is validated at `step`."""
     epoch, rest = divmod(step, session.plan.steps_per_epoch)
     every = session.config.training.validate_every
     return rest == 0 and (epoch % every == 0 or step >= session.plan.num_steps)
 
 
-def _write_pictures(session: Session, state: TrainState, writer: logging.MetricsWriter) -> None:
-    """Prior samples to TensorBoard, ten times a run."""
-    epochs = session.config.training.num_epochs
-    epoch = int(state.step) // session.plan.steps_per_epoch
-    if epoch % max(1, epochs // 10) == 0:
+def pictures_due(session: Session, step: int) -> bool:
+    """Whether `step`, at the end of an epoch, is one of the ten of a run with pictures."""
+    every = max(1, session.config.training.num_epochs // 10)
+    return step // session.plan.steps_per_epoch % every == 0
+
+
+def write_pictures(session: Session, state: TrainState, writer: logging.MetricsWriter) -> None:
+    """Prior samples to TensorBoard, where they are due."""
+    if pictures_due(session, int(state.step)):
         means = runs.prior_means(session.model, training.averaged_params(state))
         writer.image(
             int(state.step), "samples", plots.image_grid(means, session.data.spec.shape, 8)
         )
 
 
-def _write_training_figures(session: Session, state: TrainState) -> None:
+def write_training_figures(session: Session, state: TrainState) -> None:
+    """Training curves and prior samples of a finished run."""
     rows = logging.read_metrics(session.workdir / workdir_lib.METRICS)
     runs.write_figure(session.workdir, "training", plots.training_curves(rows))
     params = training.evaluation_params(state)

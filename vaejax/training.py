@@ -193,14 +193,19 @@ def train_call(
     model: Model,
     plan: Plan,
 ) -> tuple[TrainState, Metrics]:
-    """`steps_per_call` steps as one scan; metrics [steps_per_call] each."""
+    """`steps_per_call` steps as one scan; metrics [steps_per_call] each.
+
+    `params_finite` is one number: whether the parameters at the end are finite.
+    """
     batches = batch_indices(state.step, config=config, plan=plan, num_examples=images.shape[0])
     key = make_keys(config).steps
 
     def body(state, rows):
         return train_step(state, key, images[rows], config=config, model=model, plan=plan)
 
-    return jax.lax.scan(body, state, batches)
+    state, metrics = jax.lax.scan(body, state, batches)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)]
+    return state, metrics | {"params_finite": jnp.all(jnp.stack(finite))}
 
 
 def update_best(state: TrainState, value: Float[Array, ""]) -> TrainState:

@@ -1,0 +1,32 @@
+"""Compares evaluated runs: paired differences with errors, figures, one HTML page.
+
+python scripts/compare.py RUN [RUN ...] [--baseline=RUN] [--out=report] [--force]
+
+A RUN is the folder of an evaluated run, or of a sweep (all its members). Runs that differ in
+their seed alone are averaged.
+"""
+
+import pathlib
+
+from absl import flags
+
+from vaejax import cli, compare_run
+
+BASELINE = flags.DEFINE_string("baseline", None, "the RUN that others are compared with: first")
+OUT = flags.DEFINE_string("out", "report", "folder for tables, figures and index.html")
+FORCE = flags.DEFINE_bool("force", False, "print runs of different protocols, without differences")
+
+
+def main(console, paths):
+    """Compares, prints the table, names the files."""
+    out = pathlib.Path(OUT.value)
+    report = compare_run.compare(
+        paths, baseline=BASELINE.value, out=out, force=FORCE.value, console=console
+    )
+    for line in report.lines:
+        console.print(line, soft_wrap=True)
+    console.print(f"report: {out / 'index.html'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run_with_arguments(main)

@@ -1,0 +1,421 @@
+"""Sweeps: their files and tables, and groups of members trained as one program."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, small_config
+from rich.console import Console
+from run_script import run_script
+
+from vaejax import (
+    runs,
+    sweep_group,
+    sweep_ray,
+    sweep_results,
+    sweep_run,
+    sweep_train,
+    sweeps,
+    train_run,
+)
+from vaejax.errors import UserError
+
+QUIET = Console(quiet=True)
+RATE = "optimizer.learning_rate"
+
+
+def test_helpers_make_lists_of_overrides():
+    rates, seeds = sweeps.values(RATE, [0.1, 0.2]), sweeps.values("seed", [0, 1])
+    assert sweeps.product(rates, seeds) == [
+        {RATE: rate, "seed": seed} for rate in (0.1, 0.2) for seed in (0, 1)
+    ]
+    assert sweeps.zip(rates, seeds) == [{RATE: 0.1, "seed": 0}, {RATE: 0.2, "seed": 1}]
+    assert sweeps.chain(rates, seeds) == rates + seeds
+    drawn = sweeps.log_uniform(RATE, 1e-4, 1e-2, n=200, seed=3)
+    logs = np.log([item[RATE] for item in drawn])
+    assert drawn == sweeps.log_uniform(RATE, 1e-4, 1e-2, n=200, seed=3)
+    assert np.log(1e-4) <= logs.min() < np.log(1.2e-4)
+    assert np.log(0.8e-2) < logs.max() <= np.log(1e-2)
+    # Uniform in the logarithm: the mean is the middle, within 4 standard errors.
+    assert abs(logs.mean() - np.log(1e-3)) < 4 * np.log(100) / np.sqrt(12 * 200)
+
+
+def test_names_say_what_differs():
+    named = [{"name": "five", "objective.num_samples": 5}]
+    items = sweeps.with_seeds(sweeps.product(named, sweeps.values(RATE, [0.1])), 2)
+    assert [sweeps.label(item) for item in items] == [
+        "five,learning_rate=0.1,seed=0",
+        "five,learning_rate=0.1,seed=1",
+    ]
+    widths = {"model.hidden_dims": ((8, 4),), "seed": 2}
+    assert sweeps.label(widths) == "hidden_dims=8-4,seed=2"
+    assert sweeps.label({}) == "base"
+    members = sweeps.members(small_config(), items)
+    assert {sweep_results.setting_of(m)[1] for m in members} == {"five,learning_rate=0.1"}
+
+
+BAD_SWEEPS = {
+    "unknown key": ([{"optimizer.learning_rat": 1.0}], "did you mean 'optimizer.learning_rate'"),
+    "bad value": ([{RATE: -1.0}], "must be finite and >= 0.0, got -1.0"),
+    "bad type": ([{RATE: "fast"}], "needs a number, got 'fast'"),
+    "between fields": (
+        [{"objective.bound": "iwae", "objective.gradient": "closed_form_kl"}],
+        "closed_form_kl is a form of the elbo alone",
+    ),
+    "empty": ([], "is empty"),
+    "same name": ([{"name": "a", "seed": 0}, {"name": "a", "seed": 1}], "two members are called"),
+    "same run": ([{"name": "a"}, {"name": "b"}], "'a' and 'b' are the same run"),
+    "no folder name": ([{"name": "../a", "seed": 1}], "a name needs letters"),
+    "not rankable": ([{"evaluation.num_samples": 5}], "must be the same for all members"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SWEEPS)
+def test_bad_sweeps_are_refused(case):
+    items, sentence = BAD_SWEEPS[case]
+    with pytest.raises(UserError) as error:
+        sweeps.members(small_config(), items)
+    assert sentence in str(error.value)
+
+
+def test_all_problems_of_all_members_are_listed():
+    items = [{"sed": 1, RATE: -1.0}, {"name": "b", "seed": 1.5}, {"name": "b"}]
+    with pytest.raises(UserError) as error:
+        sweeps.members(small_config(), items)
+    for sentence in ("4 problems", "'sed'", "got -1.0", "got 1.5", "two members are called 'b'"):
+        assert sentence in str(error.value)
+
+
+def test_bad_helpers_and_files_are_refused(tmp_path):
+    seeds = sweeps.values("seed", [0, 1])
+    for call in (
+        lambda: sweeps.zip(seeds, seeds[:1]),
+        lambda: sweeps.product(seeds, seeds),
+        lambda: sweeps.with_seeds(seeds, 2),
+        lambda: sweeps.with_seeds([{}], 0),
+        lambda: sweeps.log_uniform(RATE, 0.0, 1.0, n=1, seed=0),
+        lambda: sweeps.load(str(tmp_path / "absent.py")),
+    ):
+        with pytest.raises(UserError):
+            call()
+    for text in ("get_sweep = lambda: 1", "1 / 0", "def get_sweep(): return [1]", "x = 1"):
+        (tmp_path / "sweep.py").write_text(text)
+        with pytest.raises(UserError, match="--sweep"):
+            sweeps.load(str(tmp_path / "sweep.py"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.py")), ids=str)
+def test_sweep_files_are_sound(path):
+    assert sweeps.members(small_config(), sweeps.with_seeds(sweeps.load(str(path)), 2))
+
+
+def test_members_that_differ_in_numbers_share_a_program():
+    items = sweeps.chain(
+        sweeps.product(sweeps.values(RATE, [0.1, 0.2]), sweeps.values("seed", [0, 1])),
+        sweeps.values("objective.beta", [0.5]),
+        sweeps.values("objective.num_samples", [2]),
+        sweeps.values("training.ema_decay", [0.9, 0.99]),
+    )
+    groups = sweeps.groups(sweeps.members(small_config(), items))
+    assert [len(group) for group in groups] == [5, 1, 2]
+
+
+def _results(scores):
+    """Results from {(setting, seed): (validation, test)}; None for a member that failed."""
+    found = []
+    for (rate, seed), values in scores.items():
+        config = small_config(seed=seed, optimizer__learning_rate=rate)
+        overrides = {RATE: rate, "seed": seed}
+        member = sweeps.Member(sweeps.label(overrides), overrides, config)
+        estimates = values and {
+            split: {name: {"value": value} for name in ("elbo", "iwae_20")}
+            for split, value in zip(("validation", "test"), values, strict=True)
+        }
+        found.append(sweep_results.Result(member, estimates, None if values else "diverged"))
+    return found
+
+
+def test_seeds_are_aggregated_and_the_best_is_chosen_on_validation():
+    results = _results(
+        {
+            (0.1, 0): (-3.0, -1.0),
+            (0.1, 1): (-5.0, -1.0),
+            (0.2, 0): (-3.5, -9.0),
+            (0.2, 1): (-3.9, -9.0),
+            (0.2, 2): (-3.7, -9.0),
+            (0.3, 0): None,
+        }
+    )
+    rows = list(csv.DictReader(sweep_results.csv_text(results).splitlines()))
+    assert [row["name"] for row in rows] == [f"learning_rate={r}" for r in (0.2, 0.1, 0.3)]
+    assert [row["best"] for row in rows] == ["yes", "", ""]
+    assert [(row["seeds"], row["failed"]) for row in rows] == [("3", "0"), ("2", "0"), ("0", "1")]
+    assert float(rows[0]["validation/iwae_20"]) == pytest.approx(-3.7)
+    assert float(rows[0]["validation/iwae_20 se"]) == pytest.approx(0.2 / np.sqrt(3))
+    assert float(rows[1]["validation/elbo se"]) == pytest.approx(1.0)
+    assert sweep_results.summary(results)["best"] == "learning_rate=0.2"
+
+
+def _train(members, workdir, **options):
+    settings = {"console": QUIET, "stopped": lambda: False, "report": lambda *_: None} | options
+    return sweep_train.train(members, workdir, **settings)
+
+
+def _state(folder):
+    return runs.load_run(folder, (8, 8, 1), console=QUIET)[2]
+
+
+def _gap(left, right):
+    """Largest difference between two states, relative to 1 + size."""
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return max(float(np.max(np.abs(a - b) / (1 + np.abs(b)))) for a, b in pairs)
+
+
+# A large eps: else Adam turns the rounding of a vanishing gradient into whole steps.
+EARLY = {
+    "training__patience": 1,
+    "training__num_epochs": 12,
+    "training__ema_decay": 0.5,
+    "optimizer__eps": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Four members, two of which stop early, and a fifth that diverges."""
+    workdir = tmp_path_factory.mktemp("together")
+    items = sweeps.product(sweeps.values(RATE, [0.003, 0.05]), sweeps.values("seed", [0, 1]))
+    items.append({RATE: 1e30})
+    members = sweeps.members(small_config(**EARLY), items)
+    assert len(sweeps.groups(members)) == 1
+    return members, workdir, _train(members, workdir)
+
+
+def test_members_end_as_they_would_alone(together, tmp_path):
+    """The member that stopped first, long before the program did."""
+    members, workdir, failures = together
+    states = {m: _state(workdir / m.name) for m in members if m.name not in failures}
+    assert len({int(state.step) for state in states.values()}) > 1
+    member = min(states, key=lambda m: int(states[m].step))
+    alone = train_run.train(member.config, tmp_path / "alone", console=QUIET)
+    assert int(alone.step) == int(states[member].step)
+    assert _gap(alone, states[member]) < 1e-4
+    rows = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "alone", workdir / member.name)
+    ]
+    assert [sorted(row) for row in rows[0]] == [sorted(row) for row in rows[1]]
+    assert rows[0][-1]["validation/iwae"] == pytest.approx(rows[1][-1]["validation/iwae"], 1e-5)
+
+
+def test_one_that_diverges_stops_nobody(together):
+    members, workdir, failures = together
+    assert [*failures] == [members[-1].name]
+    assert "not finite at step" in failures[members[-1].name]
+    assert (workdir / members[-1].name / sweep_group.FAILED).is_file()
+    assert (workdir / members[0].name / "figures" / "training.png").is_file()
+
+
+def test_a_group_too_large_for_memory_is_split_and_that_is_said(tmp_path, capsys):
+    config = small_config(training__num_epochs=1, dataset__num_validation=0)
+    members = [
+        sweeps.Member(name, {}, dataclasses.replace(config, seed=seed))
+        for seed, name in enumerate("ab")
+    ]
+    _train(members, tmp_path, memory=1, console=Console(width=200))
+    assert "training 1 at a time" in capsys.readouterr().out
+    assert {int(_state(tmp_path / name).step) for name in "ab"} == {7}
+
+
+SWEEP = "from vaejax import sweeps\nget_sweep = lambda: sweeps.values('seed', [0, 1])"
+TWO_PROGRAMS = SWEEP + " + [{'name': 'k2', 'objective.num_samples': 2}]"
+
+
+def _flags(folder, workdir, *more, sweep=SWEEP):
+    (folder / "sweep.py").write_text(sweep)
+    return [
+        "--config=configs/digits.py",
+        "--config.model.latent_dims=(3,)",
+        "--config.model.hidden_dims=((8,),)",
+        "--config.dataset.num_validation=37",
+        "--config.training.batch_size=200",
+        "--config.training.num_epochs=25",
+        "--config.training.checkpoint_seconds=1",
+        "--config.evaluation.num_samples=20",
+        f"--sweep={folder / 'sweep.py'}",
+        f"--workdir={workdir}",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    finished = run_script("sweep.py", *_flags(folder, folder / "sweep"))
+    assert finished.code == 0, finished.err
+    assert "2 members in 1 programs" in finished.out
+    return folder / "sweep"
+
+
+def _rows(workdir):
+    return sum(len(path.read_bytes().splitlines()) for path in workdir.glob("*/metrics.jsonl"))
+
+
+def _start(folder, workdir, *more):
+    arguments = [sys.executable, "scripts/sweep.py", *_flags(folder, workdir, *more)]
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def _wait_for_rows(workdir, count, process):
+    deadline = time.monotonic() + 90
+    while _rows(workdir) < count:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_sweep_ends_in_the_same_table(swept, tmp_path):
+    workdir = tmp_path / "sweep"
+    process = _start(tmp_path, workdir)
+    _wait_for_rows(workdir, 26, process)
+    process.kill()
+    process.wait()
+    assert not (workdir / "sweep.csv").exists()
+    finished = run_script("sweep.py", *_flags(tmp_path, workdir))
+    assert finished.code == 0, finished.err
+    assert (workdir / "sweep.csv").read_bytes() == (swept / "sweep.csv").read_bytes()
+
+
+def test_a_second_launch_does_only_what_is_missing(swept, tmp_path):
+    workdir = shutil.copytree(swept, tmp_path / "sweep")
+    (workdir / "seed=1" / "evaluation.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("*/checkpoints/*")}
+    finished = run_script("sweep.py", *_flags(tmp_path, workdir))
+    assert "1 programs to run" in finished.out
+    assert (workdir / "sweep.csv").read_bytes() == (swept / "sweep.csv").read_bytes()
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.glob("*/checkpoints/*")}
+
+
+def test_members_are_ordinary_runs(swept, tmp_path):
+    """`train.py` finds it finished; alone, on one device, it gets to the same bound."""
+    name = "seed=1"
+    own = [flag for flag in _flags(tmp_path, "") if flag.startswith("--config")]
+    own += ["--config.seed=1"]
+    before = json.loads((swept / name / "evaluation.json").read_text())["estimates"]
+    copied = shutil.copytree(swept / name, tmp_path / "run")
+    finished = run_script("train.py", *own, f"--workdir={copied}")
+    assert finished.code == 0, finished.err
+    assert "already finished" in finished.out
+    alone = tmp_path / "alone"
+    assert run_script("train.py", *own, f"--workdir={alone}").code == 0
+    assert run_script("evaluate.py", f"--workdir={alone}").code == 0
+    after = json.loads((alone / "evaluation.json").read_text())["estimates"]
+    assert after.keys() == before.keys()
+    for bound in after:
+        assert after[bound]["value"] == pytest.approx(before[bound]["value"], abs=1e-3)
+
+
+def test_a_failing_member_is_reported_and_the_others_are_ranked(tmp_path):
+    items = [*sweeps.values("seed", [0, 1]), {RATE: 1e30}]
+    config = small_config(training__num_epochs=1)
+    results = sweep_run.sweep(config, items, tmp_path, console=QUIET)
+    assert "1 of 3 members failed: learning_rate=1e+30" in sweep_run.failure_line(results)
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    assert [row["seeds"] for row in rows] == ["2", "0"]
+    said = sweep_run.sweep(config, items, tmp_path, console=QUIET)
+    assert sweep_run.failure_line(said) == sweep_run.failure_line(results)
+
+
+def _contents(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--sweep=/nowhere.py", "--sweep"),
+        ("--seeds=0", "--seeds: must be at least 1"),
+        ("--launcher=slurm", "--launcher: unknown 'slurm'"),
+        ("--memory=0", "--memory: must be above 0"),
+        ("--config.training.num_epochs=26", "training.num_epochs: 26 != 25"),
+        ("--config.training.batch_size=5000", "at most the 1400 training images"),
+        ("--config.optimizer.learning_rat=1", "did you mean"),
+    ],
+)
+def test_bad_launches_take_one_line_and_lose_nothing(swept, tmp_path, flag, sentence):
+    workdir = shutil.copytree(swept, tmp_path / "sweep")
+    before = _contents(workdir)
+    finished = run_script("sweep.py", *_flags(tmp_path, workdir), flag)
+    assert finished.code == 2
+    assert sentence in finished.err
+    assert len(finished.err.splitlines()) == 1
+    assert _contents(workdir) == before
+
+
+def test_ray_that_is_not_installed_or_does_not_answer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[ray\]'"):
+        sweep_ray.connect(None)
+    monkeypatch.undo()
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        sweep_ray.connect("127.0.0.1:1")
+
+
+def _ray_workers(driver):
+    """Process ids of Ray's workers that run a task of the session of `driver`."""
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if command.startswith(b"ray::_run") and f"VAEJAX_TEST={driver}".encode() in environment:
+            found.append(int(folder.name))
+    return found
+
+
+def test_ray_survives_the_loss_of_a_worker(swept, tmp_path):
+    """Two tasks on a local cluster of two workers; one is killed while it trains."""
+    pytest.importorskip("ray")
+    workdir, mark = tmp_path / "sweep", str(tmp_path)
+    environment = {**os.environ, "VAEJAX_TEST": mark, "PYTHONPATH": str(ROOT)}
+    flags = _flags(tmp_path, workdir, "--launcher=ray", sweep=TWO_PROGRAMS)
+    arguments = [sys.executable, "-c", RAY_DRIVER, *flags]
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_for_rows(workdir, 8, process)
+        os.kill(_ray_workers(mark)[0], signal.SIGKILL)
+        assert process.wait(timeout=180) == 0
+    finally:
+        process.kill()
+    ours, theirs = (
+        {m["name"]: m for m in json.loads((folder / "sweep.json").read_text())["members"]}
+        for folder in (workdir, swept)
+    )
+    assert {*ours} == {*theirs, "k2"}
+    assert all(member["error"] is None for member in ours.values())
+    for name, member in theirs.items():
+        ours_value, value = (m["estimates"]["test"]["elbo"]["value"] for m in (ours[name], member))
+        assert ours_value == pytest.approx(value, abs=1e-3)
+
+
+RAY_DRIVER = """
+import runpy, sys, ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+sys.argv[0] = "sweep.py"
+runpy.run_path("scripts/sweep.py", run_name="__main__")
+"""

@@ -1,0 +1,227 @@
+"""What a sweep is: lists of overrides, the members they name, and their results as tables.
+
+A sweep file's `get_sweep()` returns a list of override dicts, `{"dotted.path": value}`, made
+by the helpers here. The key "name" is reserved: it is what a member is called.
+"""
+
+import builtins
+import importlib.util
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vaejax import config as config_lib
+from vaejax import schema
+from vaejax.config import Config
+from vaejax.errors import UserError, unknown
+
+Overrides = dict[str, Any]
+NAME = "name"
+_LEGAL_NAME = re.compile(r"[A-Za-z0-9][\w.=,+-]{0,150}")
+_SHARED = ("dataset", "evaluation")
+
+
+class Member(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+      name: its folder in the sweep's workdir.
+      overrides: what it changes in the config, without "name".
+      config: the whole config.
+    """
+
+    name: str
+    overrides: Overrides
+    config: Config
+
+
+def values(path: str, options: Iterable[Any]) -> list[Overrides]:
+    """One override of the key `path` for each of `options`."""
+    return [{path: option} for option in options]
+
+
+def log_uniform(path: str, low: float, high: float, *, n: int, seed: int) -> list[Overrides]:
+    """`n` draws of the key `path`, exp(Uniform(log low, log high)), rounded to 3 digits.
+
+    Raises:
+      UserError: the range is not 0 < low < high.
+    """
+    if not 0 < low < high < math.inf:
+        raise UserError(f"--sweep: log_uniform({path!r}): needs 0 < low < high, got {low}, {high}")
+    draws = np.random.default_rng(seed).uniform(math.log(low), math.log(high), n)
+    return values(path, [float(f"{math.exp(draw):.3g}") for draw in draws])
+
+
+def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
+    """All of `parts`, one after another."""
+    return [item for part in parts for item in part]
+
+
+def product(*parts: Sequence[Overrides]) -> list[Overrides]:
+    """Every combination of one item from each part, the last part varying fastest."""
+    combined: list[Overrides] = [{}]
+    for part in parts:
+        combined = [_merge(left, right) for left in combined for right in part]
+    return combined
+
+
+def zip(*parts: Sequence[Overrides]) -> list[Overrides]:
+    """The first items of all parts merged, then the second ones, and so on.
+
+    Raises:
+      UserError: the parts have different lengths.
+    """
+    lengths = [len(part) for part in parts]
+    if len({*lengths}) > 1:
+        raise UserError(f"--sweep: zip needs parts of one length, got {lengths}")
+    merged = []
+    for items in builtins.zip(*parts, strict=True):
+        together: Overrides = {}
+        for item in items:
+            together = _merge(together, item)
+        merged.append(together)
+    return merged
+
+
+def with_seeds(items: Sequence[Overrides], count: int) -> list[Overrides]:
+    """Each item `count` times, with seed 0, 1, ...
+
+    Raises:
+      UserError: count is below 1, or an item sets the seed itself.
+    """
+    if count < 1:
+        raise UserError(f"--seeds: must be at least 1, got {count}")
+    return product(items, values("seed", range(count)))
+
+
+def _merge(left: Overrides, right: Overrides) -> Overrides:
+    twice = ({*left} & {*right}) - {NAME}
+    if twice:
+        raise UserError(f"--sweep: {', '.join(sorted(twice))}: set twice in one member")
+    merged = {**left, **right}
+    if left and (NAME in left or NAME in right):
+        merged[NAME] = f"{label(left)},{label(right)}"
+    return merged
+
+
+def label(overrides: Overrides) -> str:
+    """The name of a member: its "name", else "key=value" of its overrides, else "base"."""
+    if NAME in overrides:
+        return str(overrides[NAME])
+    last = [path.rpartition(".")[2] for path in overrides]
+    parts = [
+        f"{short if last.count(short) == 1 else path}={_text(value)}"
+        for short, (path, value) in builtins.zip(last, overrides.items(), strict=True)
+    ]
+    return ",".join(parts) or "base"
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(_text, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def load(path_text: str) -> list[Overrides]:
+    """What `get_sweep()` of the file returns.
+
+    Raises:
+      UserError: no such file, a file that does not run, or not a list of dicts.
+    """
+    path = pathlib.Path(path_text)
+    if not path.is_file():
+        legal = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []
+        raise unknown("--sweep", path_text, legal)
+    try:
+        spec = importlib.util.spec_from_file_location(f"sweep_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        items = module.get_sweep()
+    except UserError:
+        raise
+    except Exception as error:  # a sweep file is the user's code: any exception may come
+        raise UserError(f"--sweep: {path_text}: {type(error).__name__}: {error}") from error
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UserError(f"--sweep: {path_text}: get_sweep must return a list of dicts of overrides")
+    return items
+
+
+def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
+    """The members that `items` make of `config`.
+
+    Raises:
+      UserError: naming every problem of every member: unknown keys, bad values, names that
+        are twice there or no folder names, members that cannot be ranked.
+    """
+    if not items:
+        raise UserError("--sweep: is empty; get_sweep must return at least one override dict")
+    found, problems = [], []
+    for item in items:
+        name, overrides = label(item), {k: v for k, v in item.items() if k != NAME}
+        wrong = _problems(config, name, overrides)
+        if not wrong:
+            try:
+                found.append(Member(name, overrides, config_lib.override_all(config, overrides)))
+            except UserError as error:
+                wrong = [str(error)]
+        problems += [f"member {name!r}: {text}" for text in wrong]
+    problems += _clashes([label(item) for item in items], found)
+    if not config.dataset.num_validation:
+        problems.append(
+            "config.dataset.num_validation: the best member is chosen on validation "
+            "images, needs at least 1, got 0"
+        )
+    if problems:
+        counted = f"{len(problems)} problems: " if len(problems) > 1 else ""
+        raise UserError(f"--sweep: {counted}{'; '.join(problems)}; nothing was started")
+    return found
+
+
+def _problems(config: Config, name: str, overrides: Overrides) -> list[str]:
+    wrong = []
+    if not _LEGAL_NAME.fullmatch(name):
+        wrong.append("a name needs letters, digits and . = , + - _ only, at most 151 of them")
+    start = config
+    for path in sorted(overrides, key=lambda path: path != "model.name"):
+        if path.partition(".")[0] in _SHARED:
+            wrong.append(
+                f"config.{path}: must be the same for all members, or they cannot be "
+                f"ranked; launch one sweep for each value"
+            )
+            continue
+        try:
+            start = config_lib.override(start, path, overrides[path])
+        except UserError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def _clashes(names: list[str], found: list[Member]) -> list[str]:
+    problems = [
+        f"two members are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1
+    ]
+    seen: dict[str, str] = {}
+    for member in found:
+        text = json.dumps(config_lib.to_dict(member.config), sort_keys=True)
+        if text in seen and seen[text] != member.name:
+            problems.append(f"members {seen[text]!r} and {member.name!r} are the same run")
+        seen.setdefault(text, member.name)
+    return problems
+
+
+def static_key(config: Config) -> str:
+    """What members of one compiled program share: the config without its traced numbers."""
+    numbers = config_lib.traced_numbers(config)
+    flat = schema.flatten(config_lib.to_dict(config))
+    return json.dumps([sorted(numbers), {k: v for k, v in flat.items() if k not in numbers}])
+
+
+def groups(found: Sequence[Member]) -> list[list[Member]]:
+    """Members by `static_key`, in the order of their first ones."""
+    by_key: dict[str, list[Member]] = {}
+    for member in found:
+        by_key.setdefault(static_key(member.config), []).append(member)
+    return list(by_key.values())
