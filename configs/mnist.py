@@ -1,3 +1,13 @@
+"""The 784-200-200-50 VAE of Burda et al. (2016) on MNIST, in minutes instead of days.
+
+    python scripts/train.py --config=configs/mnist.py --workdir=runs/mnist
+    python scripts/evaluate.py --workdir=runs/mnist
+
+Needs MNIST prepared under TFDS_DATA_DIR. 2 min 9 s to train (50 epochs) on two cores of a shared
+AMD EPYC (Zen 4) machine. Test: ELBO -96.04, L_50 -92.38, L_5000 -91.37 nats (data error 0.24), 19
+active units, as the paper's; 96% of the images have an ESS below 100, so L_5000 is still rising.
+"""
+
 from vaejax import config
 
 

@@ -5,6 +5,9 @@
 Arguments, any of them, in any order: `vae` or `iwae`; `L=1` or `L=2` stochastic layers; `k=`
 samples; `stages=1..8`. The full protocol has 8 stages of 3^(i-1) epochs, 3,280 in all, at rates
 1e-4 * round(10^(1 - (i-1)/7), 1), batches of 20, Adam with eps 1e-4; fewer stages stop early.
+
+Measured: `iwae,L=1,k=5,stages=3` (13 epochs, 5 minutes on two busy cores of a shared AMD EPYC
+(Zen 4) machine): test ELBO -104.78, L_5000 -93.89 nats. The full protocol has not been run here.
 """
 
 from vaejax import config
