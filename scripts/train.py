@@ -10,6 +10,7 @@ from absl import flags
 from vaejax import cli, train_run
 
 cli.define_config()
+flags.adopt_module_key_flags(cli)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 
 

@@ -51,9 +51,7 @@ def _guarded(main: Callable[[Console], None]) -> Callable[[list[str]], int]:
         logging.set_verbosity(logging.ERROR)
         try:
             if len(arguments) > 1:
-                raise UserError(
-                    f"unexpected argument {arguments[1]!r}; flags look like --name=value"
-                )
+                raise UserError(f"unexpected {arguments[1]!r}; flags look like --name=value")
             main(Console())
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

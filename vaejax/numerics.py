@@ -33,8 +33,11 @@ def normal_kl(loc: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float
 def bernoulli_log_prob(logits: Float[Array, "D"], x: Float[Array, "D"]) -> Float[Array, ""]:
     """sum_d x_d l_d - softplus(l_d): log Bernoulli(x; sigmoid(logits)), in nats.
 
-    Finite, with its derivatives, for logits of any size. One fused pass: the guards of
-    `jax.nn.softplus` against infinite logits would triple its cost on a CPU.
+    softplus(l) = m + log1p(exp(l - 2m)) with m = max(l, 0): finite for logits of any size,
+    and with the right derivative at l = 0 whichever side of max differentiation takes. One
+    fused pass: the guards of `jax.nn.softplus` against infinite logits would triple its cost
+    on a CPU, and a hand-written derivative makes a training step at K = 50 a fifth slower.
     """
-    log_normalizer = jnp.maximum(logits, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    positive = jnp.maximum(logits, 0.0)
+    log_normalizer = positive + jnp.log1p(jnp.exp(logits - 2.0 * positive))
     return jnp.sum(x * logits - log_normalizer)

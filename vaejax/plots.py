@@ -90,7 +90,7 @@ def training_curves(rows: list[dict[str, Any]]) -> Figure:
         points = [(row["epoch"], row[name]) for row in rows if name in row]
         if points:
             left.plot(*zip(*points, strict=True), style, color=color, label=label, lw=1.2)
-    tail = [row["train/elbo"] for row in rows if "train/elbo" in row]
+    tail = [row[name] for row in rows for name, _, _ in curves.values() if name in row]
     if tail:
         low, high = np.percentile(tail, 5), max(tail)
         left.set_ylim(low - 0.1 * (high - low + 1), high + 0.15 * (high - low + 1))

@@ -190,11 +190,12 @@ def _train_to_end(session: Session, state: TrainState, stopped: Callable[[], boo
 def _row(session: Session, state: TrainState, metrics: dict, last_saved: int) -> dict[str, float]:
     """Means over the call's steps; raises UserError where the loss is not finite."""
     losses = np.asarray(metrics["loss"])
-    finite = np.isfinite(losses) & np.isfinite(np.asarray(metrics["gradient_norm"]))
-    if not finite.all():
-        step = int(state.step) - len(losses) + int(np.argmin(finite))
+    finite = np.isfinite(losses)
+    leaves = jax.tree.leaves(state.params)
+    if not (finite.all() and all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)):
+        step = int(state.step) - len(losses) + int(np.argmin([*finite, False]))
         raise UserError(
-            f"training diverged: loss or gradient is not finite at step {step}; the last good "
+            f"training diverged: loss or parameters are not finite at step {step}; the last good "
             f"checkpoint in {session.workdir} is of step {last_saved}; try a smaller "
             f"optimizer.learning_rate, a larger optimizer.eps or objective.warmup_epochs"
         )

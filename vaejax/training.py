@@ -130,6 +130,8 @@ def train_step(
     """
     data_key, sample_key = jax.random.split(jax.random.fold_in(key, state.step))
     x = binarization.prepare(data_key, images, dynamic=config.dataset.binarization == "dynamic")
+    # Without the barrier XLA:CPU draws x again inside each of its four consumers.
+    x = jax.lax.optimization_barrier(x)
     keys = jax.random.split(sample_key, images.shape[0])
     beta = optimizers.beta(config, state.step, steps_per_epoch=plan.steps_per_epoch)
     rate = optimizers.learning_rate(config, state.step, steps_per_epoch=plan.steps_per_epoch)
@@ -154,7 +156,6 @@ def train_step(
         average = optimizers.moving_average(average, params, decay=config.training.ema_decay)
     metrics = {
         "loss": loss_value,
-        "gradient_norm": optax.global_norm(gradient),
         "beta": beta,
         "learning_rate": rate,
     } | _bounds_of(terms)

@@ -121,7 +121,11 @@ def _check_split(builder, name: str, split: str) -> None:
     base = re.match(r"[^\[+]*", split).group()
     if base not in legal:
         raise unknown(f"split of dataset {name!r}", split, legal)
-    if not builder.info.splits[base].num_examples:
+    try:
+        empty = not builder.info.splits[split].num_examples
+    except ValueError as error:  # a slice that cannot be read: "train[:2%"
+        raise UserError(f"split of dataset {name!r}: {split!r}: {_line(error)}") from error
+    if empty:
         raise UserError(f"dataset.name={name!r}, split {split!r}: is empty")
 
 

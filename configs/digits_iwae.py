@@ -1,0 +1,25 @@
+"""The demo's model trained on the importance-weighted bound with 50 samples.
+
+    python scripts/train.py --config=configs/digits_iwae.py --workdir=runs/digits_iwae
+    python scripts/evaluate.py --workdir=runs/digits_iwae
+
+54 s to train and 7 s to evaluate on two cores of a shared AMD EPYC (Zen 4) machine.
+Test: ELBO -26.51, L_50 -22.64, L_5000 -22.44 nats (data error 0.19): a better model than
+`digits.py` by half a nat, with a worse ELBO.
+"""
+
+from vaejax import config
+
+
+def get_config() -> config.Config:
+    return config.override_all(
+        config.Config(),
+        {
+            "model.latent_dims": (16,),
+            "model.hidden_dims": ((128, 128),),
+            "objective.bound": "iwae",
+            "objective.num_samples": 50,
+            "training.num_epochs": 300,
+            "training.batch_size": 64,
+        },
+    )

@@ -1,0 +1,96 @@
+"""Fixtures shared by all tests: small data, small models, 64-bit arithmetic on request."""
+
+import os
+import pathlib
+
+# Most of the suite's time is compilation; programs this small need no optimised code.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+import jax
+import numpy as np
+import pytest
+
+from vaejax import config as config_lib
+from vaejax import models
+from vaejax.types import DataSpec
+
+ROOT = pathlib.Path(__file__).parent.parent
+MNIST = ROOT.parent / "shared" / "data" / "tfds"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_directory(tmp_path_factory):
+    """One prepared copy of the digits for all test processes of this session."""
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    os.environ["TFDS_DATA_DIR"] = str(shared / "tfds")
+    return shared / "tfds"
+
+
+@pytest.fixture
+def mnist_directory():
+    """The prepared MNIST beside the repository; tests that need it skip where it is absent."""
+    if not (MNIST / "mnist").is_dir():
+        pytest.skip("no prepared MNIST beside the repository")
+    return MNIST
+
+
+@pytest.fixture
+def x64():
+    """Runs a test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def spec():
+    """Twelve pixels of different mean."""
+    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12))
+
+
+def small_config(**overrides):
+    """A digits run of a second, with `section__key=value` overrides."""
+    values = {
+        "dataset.num_validation": 37,
+        "model.latent_dims": (3,),
+        "model.hidden_dims": ((8,),),
+        "training.num_epochs": 3,
+        "training.batch_size": 200,
+        "training.checkpoint_seconds": 0.0,
+        "evaluation.num_samples": 20,
+    }
+    if overrides.get("model__name", "mlp") != "mlp":
+        values = {key: v for key, v in values.items() if not key.startswith("model.")}
+    values |= {key.replace("__", "."): value for key, value in overrides.items()}
+    return config_lib.override_all(config_lib.Config(), values)
+
+
+def small_models(spec):
+    """Every registered model at a size for tests, by a readable name."""
+    mlp, linear = models.MODELS["mlp"], models.MODELS["linear_gaussian"]
+    configs = {
+        "mlp-1": mlp.Config(latent_dims=(2,), hidden_dims=((5,),)),
+        "mlp-2": mlp.Config(latent_dims=(3, 2), hidden_dims=((5,), (4, 4))),
+        "mlp-3-normal": mlp.Config(
+            latent_dims=(3, 2, 1), hidden_dims=((5,), (4,), ()), likelihood="normal"
+        ),
+        "linear_gaussian-full": linear.Config(latent_dim=2),
+        "linear_gaussian-diagonal": linear.Config(latent_dim=2, posterior="diagonal"),
+    }
+    return {name: models.MODELS[c.name].build(c, spec) for name, c in configs.items()}
+
+
+MODEL_NAMES = ("mlp-1", "mlp-2", "mlp-3-normal", "linear_gaussian-full", "linear_gaussian-diagonal")
+
+
+def perturbed(params, key, scale=0.3):
+    """Parameters moved away from their special initial values."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten(
+        [
+            leaf + scale * jax.random.normal(k, leaf.shape, leaf.dtype)
+            for leaf, k in zip(leaves, keys, strict=True)
+        ]
+    )

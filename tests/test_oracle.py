@@ -1,0 +1,209 @@
+"""The linear-Gaussian model, where log p(x), the posterior and all gradients are known."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import perturbed
+from scipy import stats
+from sklearn.decomposition import PCA
+
+from vaejax import bounds, gradients, importance, models
+from vaejax.models import linear_gaussian
+from vaejax.types import DataSpec
+
+pytestmark = pytest.mark.usefixtures("x64")
+DIM, LATENT = 5, 2
+
+
+@functools.cache
+def _model():
+    spec = DataSpec((DIM,), np.linspace(0.2, 0.8, DIM))
+    model = linear_gaussian.build(linear_gaussian.Config(latent_dim=LATENT), spec)
+    params = jax.jit(model.init)(jax.random.key(0))
+    generative = perturbed(params["generative"], jax.random.key(1), 0.5)
+    return model, {"generative": generative, "inference": params["inference"]}
+
+
+def _exact(params):
+    return params | {"inference": linear_gaussian.exact_posterior(params["generative"])}
+
+
+def _perturbed_posterior(params, scale=0.07):
+    exact = linear_gaussian.exact_posterior(params["generative"])
+    return params | {"inference": perturbed(exact, jax.random.key(2), scale)}
+
+
+def _x():
+    return jnp.asarray(np.random.default_rng(3).normal(size=DIM))
+
+
+def _log_weights(model, params, seed, num_samples):
+    sample = functools.partial(importance.sample_log_weights, model=model, num_samples=num_samples)
+    return jax.jit(sample)(params, jax.random.key(seed), _x())
+
+
+def test_log_marginal_is_the_normal_density():
+    model, params = _model()
+    generative = params["generative"]
+    covariance = generative["weights"] @ generative["weights"].T
+    covariance += jnp.exp(2 * generative["log_scale"]) * jnp.eye(DIM)
+    expected = stats.multivariate_normal(generative["bias"], covariance).logpdf(_x())
+    np.testing.assert_allclose(model.log_marginal(params, _x()), expected, rtol=1e-12)
+
+
+def test_every_weight_is_the_evidence_when_q_is_the_posterior():
+    model, params = _model()
+    params = _exact(params)
+    log_weights = _log_weights(model, params, 4, 50)
+    np.testing.assert_allclose(log_weights, model.log_marginal(params, _x()), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", bounds.BOUNDS)
+def test_every_bound_is_the_evidence_when_q_is_the_posterior(name):
+    model, params = _model()
+    params = _exact(params)
+    log_weights = _log_weights(model, params, 4, 50)
+    bound = bounds.BOUNDS[name](log_weights)
+    np.testing.assert_allclose(bound, model.log_marginal(params, _x()), atol=1e-10)
+
+
+def _kl_to_posterior(params, x):
+    """KL(q(z|x) || p(z|x)) of two normals, in closed form."""
+    exact = linear_gaussian.exact_posterior(params["generative"])
+
+    def moments(p):
+        factor = jnp.tril(p["lower"], -1) + jnp.diag(jnp.exp(p["log_diagonal"]))
+        return p["weights"] @ x + p["bias"], factor @ factor.T
+
+    (loc, covariance), (true_loc, true_covariance) = moments(params["inference"]), moments(exact)
+    precision = jnp.linalg.inv(true_covariance)
+    difference = true_loc - loc
+    log_dets = jnp.linalg.slogdet(true_covariance)[1] - jnp.linalg.slogdet(covariance)[1]
+    trace = jnp.trace(precision @ covariance)
+    return 0.5 * (trace + difference @ precision @ difference - LATENT + log_dets)
+
+
+def test_elbo_plus_kl_is_the_evidence_when_q_is_perturbed():
+    model, params = _model()
+    params = _perturbed_posterior(params)
+    log_weights = _log_weights(model, params, 5, 20_000)
+    elbo, error = log_weights.mean(), log_weights.std() / np.sqrt(20_000)
+    kl = _kl_to_posterior(params, _x())
+    assert kl > 20 * error  # else the test could not tell q from the posterior
+    assert abs(elbo + kl - model.log_marginal(params, _x())) < 4 * error
+
+
+def test_bounds_rise_with_k_towards_the_evidence():
+    model, params = _model()
+    params = _perturbed_posterior(params)
+    log_weights = _log_weights(model, params, 6, 100_000)
+    values = [log_weights.mean()]
+    for k in (5, 50, 500):
+        values.append(jax.vmap(bounds.iwae)(log_weights.reshape(-1, k)).mean())
+    assert all(low < high for low, high in itertools.pairwise(values))
+    exact = model.log_marginal(params, _x())
+    assert values[-1] < exact + 0.01
+    assert exact - values[-1] < 0.1 * (exact - values[0])
+
+
+def test_closed_form_kl_is_the_expected_log_ratio():
+    model, params = _model()
+    params = _perturbed_posterior(params)
+    terms = importance.sample_log_terms(
+        params, jax.random.key(7), _x(), model=model, num_samples=20_000
+    )
+    ratio = terms.log_posterior - terms.log_prior
+    assert abs(ratio.mean() - model.kl(params, _x())) < 4 * ratio.std() / np.sqrt(20_000)
+
+
+def _exact_elbo(params, x):
+    return linear_gaussian.log_marginal(params["generative"], x) - _kl_to_posterior(params, x)
+
+
+@pytest.mark.parametrize("name", gradients.GRADIENTS)
+def test_gradient_of_the_elbo_is_unbiased_in_every_coordinate(name):
+    model, params = _model()
+    params = _perturbed_posterior(params)
+
+    def objective(params, key):
+        return gradients.GRADIENTS[name](
+            params, key, _x(), model=model, bound=bounds.elbo, num_samples=2
+        )[0]
+
+    keys = jax.random.split(jax.random.key(8), 20_000)
+    draws = jax.jit(jax.vmap(jax.grad(objective), in_axes=(None, 0)))(params, keys)
+    exact = jax.grad(_exact_elbo)(params, _x())
+    for mean, estimate in zip(jax.tree.leaves(exact), jax.tree.leaves(draws), strict=True):
+        error = estimate.std(axis=0) / np.sqrt(len(keys))
+        np.testing.assert_array_less(abs(estimate.mean(axis=0) - mean), 4 * error + 1e-12)
+
+
+@pytest.mark.parametrize("bound", bounds.BOUNDS)
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_pathwise_gradient_is_the_derivative_of_its_own_value(bound, beta):
+    model, params = _model()
+    params = _perturbed_posterior(params)
+
+    def objective(params):
+        return gradients.pathwise(
+            params,
+            jax.random.key(9),
+            _x(),
+            model=model,
+            bound=bounds.BOUNDS[bound],
+            num_samples=7,
+            beta=beta,
+        )[0]
+
+    direction = perturbed(jax.tree.map(jnp.zeros_like, params), jax.random.key(10), 1.0)
+    move = jax.jit(lambda t: objective(jax.tree.map(lambda p, d: p + t * d, params, direction)))
+    numerical = (move(1e-5) - move(-1e-5)) / 2e-5
+    exact = jax.jit(lambda: jax.jvp(objective, (params,), (direction,))[1])()
+    np.testing.assert_allclose(exact, numerical, rtol=1e-7)
+
+
+def test_beta_zero_is_the_reconstruction_and_beta_scales_both_densities_of_z():
+    model, params = _model()
+    options = {"model": model, "num_samples": 4}
+    terms = importance.sample_log_terms(params, jax.random.key(11), _x(), **options)
+    at = lambda beta: importance.log_weights(terms, beta=beta)
+    np.testing.assert_array_equal(at(0.0), terms.log_likelihood)
+    np.testing.assert_allclose(
+        at(0.5), terms.log_likelihood + 0.5 * (terms.log_prior - terms.log_posterior)
+    )
+
+
+@pytest.mark.parametrize("case", ["iwae", "no closed form"])
+def test_closed_form_kl_refuses_what_it_cannot_write(case, spec):
+    latent_dims = (2, 2) if case == "no closed form" else (2,)
+    mlp = models.MODELS["mlp"]
+    config = mlp.Config(latent_dims=latent_dims, hidden_dims=((3,),) * len(latent_dims))
+    model = mlp.build(config, spec)
+    bound = bounds.iwae if case == "iwae" else bounds.elbo
+    with pytest.raises(ValueError, match="closed_form_kl"):
+        gradients.closed_form_kl(
+            model.init(jax.random.key(0)),
+            jax.random.key(1),
+            jnp.zeros(12),
+            model=model,
+            bound=bound,
+            num_samples=1,
+        )
+
+
+def test_probabilistic_pca_maximum_scores_as_scikit_learn_says():
+    """At the closed-form maximum (Tipping and Bishop 1999, eq. 8) log p agrees with PCA's."""
+    data = np.random.default_rng(0).normal(size=(300, DIM)) @ np.diag([3, 2, 1, 0.5, 0.4])
+    pca = PCA(LATENT, svd_solver="full").fit(data)
+    scale = np.sqrt(pca.explained_variance_ - pca.noise_variance_)
+    generative = {
+        "weights": jnp.asarray(pca.components_.T * scale),
+        "bias": jnp.asarray(pca.mean_),
+        "log_scale": jnp.asarray(0.5 * np.log(pca.noise_variance_)),
+    }
+    ours = jax.vmap(lambda x: linear_gaussian.log_marginal(generative, x))(jnp.asarray(data))
+    np.testing.assert_allclose(ours, pca.score_samples(data), rtol=1e-9)

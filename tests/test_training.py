@@ -1,0 +1,213 @@
+"""The pure part of training: steps, schedules, averages, early stopping."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import small_config
+
+from vaejax import config as config_lib
+from vaejax import optimizers, runs, splits, training
+
+
+@functools.cache
+def _setup(**overrides):
+    config = small_config(**overrides)
+    data = splits.training_data(config)
+    model = runs.build_model(config, data.spec)
+    plan = training.make_plan(config, len(data.images))
+    return config, model, plan, jnp.asarray(data.images)
+
+
+def _start(config, model):
+    return jax.jit(lambda: training.init_state(config, model=model))()
+
+
+def test_scan_is_the_python_loop_bit_for_bit():
+    config, model, plan, images = _setup()
+    options = {"config": config, "model": model, "plan": plan}
+    scanned, metrics = jax.jit(functools.partial(training.train_call, **options))(
+        _start(config, model), images
+    )
+    step = jax.jit(functools.partial(training.train_step, **options))
+    looped = _start(config, model)
+    key = training.make_keys(config).steps
+    batches = training.batch_indices(
+        looped.step, config=config, plan=plan, num_examples=len(images)
+    )
+    losses = []
+    for rows in batches:
+        looped, row = step(looped, key, images[rows])
+        losses.append(row["loss"])
+    chex.assert_trees_all_close(scanned, looped, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-6)
+
+
+def test_traced_numbers_change_nothing_but_need_no_new_program():
+    config, model, plan, images = _setup()
+    traces = []
+
+    @jax.jit
+    def call(numbers, state):
+        traces.append(1)
+        return training.train_call(
+            state, images, config=config_lib.with_numbers(config, numbers), model=model, plan=plan
+        )
+
+    state = _start(config, model)
+    constant, _ = jax.jit(
+        functools.partial(training.train_call, config=config, model=model, plan=plan)
+    )(state, images)
+    traced, _ = call(config_lib.traced_numbers(config), state)
+    chex.assert_trees_all_close(constant.params, traced.params, rtol=1e-5, atol=1e-6)
+    other = small_config(optimizer__learning_rate=1e-2, seed=5, objective__beta=0.3)
+    moved, _ = call(config_lib.traced_numbers(other), traced)
+    assert not np.allclose(*(jax.tree.leaves(s.params)[1] for s in (traced, moved)))
+    assert len(traces) == 1
+
+
+def test_each_epoch_uses_every_example_once_in_a_new_order():
+    config, _, plan, images = _setup(dataset__num_validation=37)
+    assert (len(images), plan.steps_per_epoch) == (1400, 7)
+    rows = functools.partial(
+        training.batch_indices, config=config, plan=plan, num_examples=len(images)
+    )
+    first, second = (np.asarray(rows(jnp.int32(step))).ravel() for step in (0, 7))
+    assert sorted(first) == sorted(second) == list(range(1400))
+    assert (first != second).any()
+
+
+def test_long_epochs_are_cut_into_equal_calls_of_the_same_order():
+    config, _, plan, images = _setup(training__max_steps_per_call=3)
+    assert plan == training.Plan(steps_per_epoch=6, steps_per_call=2, num_steps=18)
+    whole = plan._replace(steps_per_call=6)
+    rows = functools.partial(training.batch_indices, config=config, num_examples=len(images))
+    parts = [rows(jnp.int32(step), plan=plan) for step in (6, 8, 10)]
+    np.testing.assert_array_equal(np.concatenate(parts), rows(jnp.int32(6), plan=whole))
+
+
+def test_adam_is_optax_adam_with_every_knob():
+    config = small_config(optimizer__b1=0.8, optimizer__b2=0.99, optimizer__eps=1e-3)
+    reference = optax.adam(0.1, b1=0.8, b2=0.99, eps=1e-3)
+    params = theirs = {"a": jnp.array([1.0, -2.0])}
+    state, their_state = optimizers.init(config, params), reference.init(theirs)
+    for scale in (1.0, -0.5, 2.0):
+        gradient = {"a": scale * jnp.array([0.3, 0.7])}
+        params, state = optimizers.update(config, gradient, state, params, rate=jnp.asarray(0.1))
+        updates, their_state = reference.update(gradient, their_state)
+        theirs = optax.apply_updates(theirs, updates)
+    chex.assert_trees_all_close(params, theirs, rtol=1e-6)
+
+
+def test_second_moments_start_where_the_config_says():
+    config = small_config(optimizer__second_moment_init=1.0, optimizer__eps=0.0)
+    params = {"a": jnp.array([0.0])}
+    state = optimizers.init(config, params)
+    moved, _ = optimizers.update(config, {"a": jnp.array([1.0])}, state, params, rate=1.0)
+    # First step: m^ = 1 and v^ = (0.999 * 1 + 0.001 * 1) / 0.001 = 1000.
+    np.testing.assert_allclose(moved["a"], -1.0 / np.sqrt(1000.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, {0: 1e-3, 29: 1e-3}),
+        (
+            {"optimizer__schedule": "cosine", "optimizer__final_scale": 0.1},
+            {0: 1e-3, 15: 0.55e-3, 30: 1e-4},
+        ),
+        (
+            {
+                "optimizer__schedule": "staged",
+                "optimizer__stage_epochs": (1, 2),
+                "optimizer__stage_scales": (10.0, 7.2),
+            },
+            {0: 1e-2, 9: 1e-2, 10: 7.2e-3, 29: 7.2e-3, 30: 7.2e-3},
+        ),
+    ],
+)
+def test_schedules_by_hand(overrides, expected):
+    config = small_config(**overrides)
+    for step, rate in expected.items():
+        value = optimizers.learning_rate(config, jnp.int32(step), steps_per_epoch=10)
+        np.testing.assert_allclose(value, rate, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "step", "expected"), [(0.0, 0, 0.7), (2.0, 0, 0.035), (2.0, 9, 0.35), (2.0, 99, 0.7)]
+)
+def test_beta_warms_up_linearly(warmup, step, expected):
+    config = small_config(objective__beta=0.7, objective__warmup_epochs=warmup)
+    value = optimizers.beta(config, jnp.int32(step), steps_per_epoch=10)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_beta_zero_trains_an_autoencoder():
+    """Without the KL the reconstruction is better and the ELBO worse."""
+    ends = {}
+    for beta in (0.0, 1.0):
+        config, model, plan, images = _setup(
+            objective__beta=beta, optimizer__learning_rate=1e-2, training__num_epochs=20
+        )
+        call = jax.jit(
+            functools.partial(training.train_call, config=config, model=model, plan=plan)
+        )
+        state = _start(config, model)
+        for _ in range(20):
+            state, metrics = call(state, images)
+        ends[beta] = {name: float(value.mean()) for name, value in metrics.items()}
+    assert ends[0.0]["reconstruction"] > ends[1.0]["reconstruction"] + 1
+    assert ends[0.0]["elbo"] < ends[1.0]["elbo"] - 1
+    np.testing.assert_allclose(ends[0.0]["loss"], -ends[0.0]["reconstruction"], rtol=1e-5)
+
+
+def test_metrics_report_the_plain_bounds_whatever_is_optimised():
+    config, model, plan, images = _setup(
+        objective__bound="iwae", objective__num_samples=4, objective__beta=0.5
+    )
+    _, metrics = jax.jit(
+        functools.partial(training.train_call, config=config, model=model, plan=plan)
+    )(_start(config, model), images)
+    np.testing.assert_allclose(
+        metrics["elbo"], metrics["reconstruction"] - metrics["kl"], rtol=1e-5
+    )
+    assert (metrics["iwae"] > metrics["elbo"]).all()
+    assert not np.allclose(metrics["loss"], -metrics["iwae"])
+
+
+def test_moving_average_by_hand():
+    average = optimizers.moving_average({"a": jnp.ones(1)}, {"a": jnp.zeros(1)}, decay=0.9)
+    np.testing.assert_allclose(average["a"], 0.9)
+
+
+def test_average_follows_and_is_what_evaluation_uses():
+    config, model, plan, images = _setup(training__ema_decay=0.5)
+    state = _start(config, model)
+    start = jax.tree.leaves(state.params)[1]
+    state, _ = jax.jit(
+        functools.partial(
+            training.train_call, config=config, model=model, plan=plan._replace(steps_per_call=1)
+        )
+    )(state, images)
+    expected = 0.5 * (start + jax.tree.leaves(state.params)[1])
+    used = jax.tree.leaves(training.evaluation_params(state))[1]
+    np.testing.assert_allclose(used, expected, rtol=1e-5)
+
+
+def test_best_keeps_the_parameters_of_the_highest_bound():
+    config, model, _, _ = _setup(training__patience=2)
+    state = _start(config, model)
+    seen = []
+    for step, value in enumerate([-30.0, -20.0, -25.0, -21.0]):
+        params = jax.tree.map(lambda p, step=step: p * 0 + step, state.params)
+        state = training.update_best(
+            state._replace(step=jnp.int32(step), params=params), jnp.float32(value)
+        )
+        seen.append((int(state.best.step), int(state.best.stale)))
+    assert seen == [(0, 0), (1, 0), (1, 1), (1, 2)]
+    assert float(jax.tree.leaves(training.evaluation_params(state))[0].max()) == 1.0
+    assert float(state.best.value) == -20.0

@@ -1,0 +1,174 @@
+"""How fast training and evaluation are, and how near to what the machine's matmul allows."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaejax import config as config_lib
+from vaejax import evaluation, models, training
+from vaejax.types import DataSpec, Model, Params
+
+_MATMUL_SIZE = 2048
+_REPETITIONS = 7
+_SECONDS_PER_REPETITION = 1.0
+_TRAIN_CASES = {"k=1, B=100": (1, 275), "k=5, B=100": (5, 110), "k=50, B=100": (50, 14)}
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begun
+
+
+def _matmul() -> Callable[[], float]:
+    """A function that measures the float32 matmul rate now, in floating-point operations/s."""
+    matrix = jax.random.normal(jax.random.key(0), (_MATMUL_SIZE, _MATMUL_SIZE))
+    multiply = jax.jit(jnp.matmul)
+    _seconds(lambda: multiply(matrix, matrix))
+    return lambda: (
+        2 * _MATMUL_SIZE**3 / min(_seconds(lambda: multiply(matrix, matrix)) for _ in range(5))
+    )
+
+
+def _mnist_mlp(num_samples: int, max_steps: int) -> tuple[config_lib.Config, Model, np.ndarray]:
+    """The 784-200-200-50 VAE on 55,000 random images (speed does not depend on their content)."""
+    overrides = {"objective.num_samples": num_samples, "training.max_steps_per_call": max_steps}
+    config = config_lib.override_all(config_lib.Config(), {"objective.bound": "iwae"} | overrides)
+    images = np.random.default_rng(0).integers(0, 256, (55_000, 784), dtype=np.uint8)
+    spec = DataSpec((28, 28, 1), images.mean(axis=0) / 255.0)
+    return config, models.MODELS["mlp"].build(config.model, spec), images
+
+
+def _multiplications(params: Params) -> int:
+    """Multiply-adds of one pass through the networks of `params`."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+
+
+def _best(run: Callable[[], Any], matmul: Callable[[], float]) -> tuple[float, float, float]:
+    """Best seconds of `run`, best matmul rate, and the median ratio of neighbours.
+
+    Each repetition is paired with a matmul measured just before: on a shared machine the
+    speed drifts, and the ratio of neighbours drifts less than either.
+    """
+    times, rates = [], []
+    for _ in range(_REPETITIONS):
+        rates.append(matmul())
+        times.append(_seconds(run))
+    return (
+        min(times),
+        max(rates),
+        statistics.median(t * r for t, r in zip(times, rates, strict=True)),
+    )
+
+
+def _report(seconds: float, rate: float, product: float, flops: float, compile_seconds: float):
+    return {
+        "matmul_gflops": rate / 1e9,
+        "gflops": flops / seconds / 1e9,
+        "fraction_of_matmul": flops / product,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def training_rate(name: str) -> dict[str, float]:
+    """Examples per second of one compiled scan of training steps, binarisation included.
+
+    Floating-point operations counted: those of the matrix products alone, by the usual rule
+    forward once and backward twice; `executed_fraction` leaves out the gradient with respect
+    to the data, which is not computed.
+    """
+    num_samples, steps = _TRAIN_CASES[name]
+    config, model, images = _mnist_mlp(num_samples, steps)
+    plan = training.make_plan(config, len(images))
+    call = jax.jit(
+        lambda numbers, state, images: training.train_call(
+            state,
+            images,
+            config=config_lib.with_numbers(config, numbers),
+            model=model,
+            plan=plan,
+        ),
+        donate_argnums=1,
+    )
+    state = jax.jit(lambda: training.init_state(config, model=model))()
+    encoder = _multiplications(state.params["inference"])
+    decoder = _multiplications(state.params["generative"])
+    numbers, images = config_lib.traced_numbers(config), jnp.asarray(images)
+    compile_seconds = _seconds(lambda: call.lower(numbers, state, images).compile() and None)
+    holder = [state]
+
+    def run():
+        holder[0], metrics = call(numbers, holder[0], images)
+        return metrics
+
+    _seconds(run)
+    seconds, rate, product = _best(run, _matmul())
+    examples = plan.steps_per_call * config.training.batch_size
+    flops = 6 * examples * (encoder + num_samples * decoder)
+    report = _report(seconds, rate, product, flops, compile_seconds)
+    executed = 1 - 2 * examples * 784 * 200 / flops
+    report["executed_fraction"] = executed * report["fraction_of_matmul"]
+    return {"examples_per_second": examples / seconds} | report
+
+
+def evaluation_rate(num_samples: int = 5000) -> dict[str, float]:
+    """Log weights per second of `evaluate_example`, all its statistics included.
+
+    Floating-point operations counted: the decoder's matrix products alone.
+    """
+    config, model, images = _mnist_mlp(1, 1)
+    params = jax.jit(model.init)(jax.random.key(0))
+    evaluator = evaluation.make_evaluator(
+        evaluation.evaluate_example,
+        model=model,
+        num_examples=50,
+        num_samples=num_samples,
+        chunk_size=config.evaluation.chunk_size,
+    )
+    count = evaluator.examples_per_call
+    x = jnp.asarray(images[:count] > 127, jnp.float32)
+    run = lambda: evaluator.run(params, jax.random.key(0), jnp.arange(count), x)  # noqa: E731
+    first = _seconds(run)
+    seconds, rate, product = _best(run, _matmul())
+    flops = 2 * _multiplications(params["generative"]) * count * num_samples
+    report = _report(seconds, rate, product, flops, first - seconds)
+    return {"samples_per_second": count * num_samples / seconds} | report
+
+
+def evaluation_memory(num_samples: int) -> dict[str, float]:
+    """Peak resident memory of this process after evaluating two examples at K samples."""
+    config, model, images = _mnist_mlp(1, 1)
+    params = jax.jit(model.init)(jax.random.key(0))
+    evaluator = evaluation.make_evaluator(
+        evaluation.evaluate_example,
+        model=model,
+        num_examples=2,
+        num_samples=num_samples,
+        chunk_size=config.evaluation.chunk_size,
+    )
+    x = (images[:2] > 127).astype(np.uint8)
+    list(evaluation.evaluate_batches(evaluator, params, jax.random.key(0), x))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"num_samples": num_samples, "peak_mebibytes": peak / 1024}
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    device = jax.devices()[0]
+    return {
+        "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
+        "jax": jax.__version__,
+    }
+
+
+CASES: dict[str, Callable[[], dict[str, float]]] = {
+    **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
+    "evaluate K=5000": evaluation_rate,
+}
+MEMORY_CASES: dict[str, int] = {"memory K=500": 500, "memory K=50000": 50_000}
