@@ -8,17 +8,18 @@ from conftest import ROOT
 PACKAGE = ROOT / "vaejax"
 LAYERS = (
     {"errors", "types", "numerics"},
-    {"bounds", "likelihoods", "datasets", "binarization"},
+    {"bounds", "likelihoods", "datasets", "binarization", "latents", "pareto", "schema"},
     {"diagnostics", "importance", "models"},
-    {"gradients"},
-    {"schema"},
+    {"gradients", "annealing", "gaps"},
+    {"evidence"},
     {"config"},
     {"optimizers", "splits"},
     {"training", "evaluation"},
-    {"workdir", "reporting", "plots"},
+    {"workdir", "reporting", "plots", "evidence_plots", "evidence_report"},
     {"checkpoints", "logging"},
     {"runs"},
     {"train_run", "evaluate_run", "benchmark"},
+    {"evidence_run"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

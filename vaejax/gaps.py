@@ -33,7 +33,7 @@ class Config:
     num_samples: int = field(16, "samples of z per step", low=1)
     learning_rate: float = field(0.03, "first rate, in standard deviations; cosine to 0", low=0.0)
     elbo_samples: int = field(2000, "fresh samples for each final ELBO", low=2)
-    chunk_size: int = field(1000, "of them in memory at once", low=1)
+    chunk_size: int = field(100, "of them in memory at once", low=1)
 
 
 class Normal(NamedTuple):

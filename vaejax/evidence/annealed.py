@@ -41,9 +41,14 @@ def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
 
 
 def mean_weight_variance(log_weights: Float[Array, "C"]) -> Float[Array, ""]:
-    """Variance of log mean w, from the unbiased sample variance of few weights."""
+    """Variance of log mean w by the delta method, for few weights.
+
+    The unbiased sample variance, times (C-1)/(C-3) from five weights on: an error that is
+    itself estimated makes deviations Student-t with C-1 degrees of freedom, and this is
+    the variance of that distribution.
+    """
     size = log_weights.shape[0]
-    return diagnostics.log_mean_variance(log_weights) * size / (size - 1)
+    return diagnostics.log_mean_variance(log_weights) * size / (size - 3 if size > 4 else size - 1)
 
 
 def summarize(chains: annealing.Chain) -> Evidence:
