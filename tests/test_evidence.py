@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import evidence_models
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from blackjax.mcmc import hmc
 from scipy import stats
 
-import evidence_models
 from vaejax import annealing, bounds, evidence, importance, pareto
 from vaejax.evidence import bidirectional
 from vaejax.evidence import importance as importance_estimator
@@ -218,10 +218,12 @@ def test_adapting_the_step_size_inside_the_run_would_be_noticed():
 def test_spacings_rise_from_zero_to_one():
     for kind in ("linear", "sigmoid"):
         b = annealing.spacing(kind, 50)
-        assert b[0] == 0 and b[-1] == 1 and (np.diff(b) > 0).all()
+        assert (b[0], b[-1]) == (0, 1)
+        assert (np.diff(b) > 0).all()
     grid = jnp.linspace(0, 1, 11)
     b = annealing.equal_work(grid, 1.0 / (0.1 + grid), num_temperatures=50)
-    assert b[0] == 0 and b[-1] == 1 and (np.diff(b) > 0).all()
+    assert (b[0], b[-1]) == (0, 1)
+    assert (np.diff(b) > 0).all()
     assert np.diff(b)[0] < 0.3 * np.diff(b)[-1]
 
 

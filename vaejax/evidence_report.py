@@ -169,7 +169,7 @@ def sandwich_line(result: dict[str, Any]) -> str:
     both = result["sandwich"]
     return (
         f"sandwich on {both['num_simulated']:,} simulated examples: "
-        f"{_cell(both['lower'], 3)} <= log p(x) <= {_cell(both['upper'], 3)}, gap "
+        f"lower {_cell(both['lower'], 3)}, upper {_cell(both['upper'], 3)}, gap "
         f"{_cell(both['gap'], 4)} +- {_cell(both['gap_se'], 4)}"
         f"{'' if both['valid'] else '; NOT VALID'} ({CAVEAT})"
     )

@@ -1,51 +1,34 @@
 """Evidence for a trained run: estimators of log p(x), gaps, and their place in evaluation.json."""
 
 import dataclasses
-import functools
-import math
 import pathlib
 import time
-import zlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import diagnostics, evaluate_run, evaluation, evidence, evidence_plots
+from vaejax import (
+    evaluate_run,
+    evaluation,
+    evidence,
+    evidence_plots,
+    evidence_tasks,
+    pareto,
+    runs,
+    splits,
+    training,
+)
 from vaejax import evidence_report as report
-from vaejax import gaps as gap_analysis
-from vaejax import latents, logging, pareto, runs, splits, training
 from vaejax import workdir as workdir_lib
 from vaejax.config import Config
 from vaejax.errors import UserError, unknown
-from vaejax.types import Estimator, Evidence, Model, Params
+from vaejax.evidence_tasks import Task
+from vaejax.types import Evidence
 
 _LEGAL_OVERRIDES = ("evidence.", "evaluation.")
-_ACTIVITY_SAMPLES = 64
-_ACTIVITY_BATCH = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is asked for, checked.
-
-    Attributes:
-      config: the run's, with the budgets asked for.
-      model: the run's model.
-      params: its parameters.
-      x: the examples that estimators use, [N, D].
-      estimators: names of `evidence.ESTIMATORS`.
-    """
-
-    config: Config
-    model: Model
-    params: Params
-    x: np.ndarray
-    estimators: tuple[str, ...]
 
 
 def evaluate(
@@ -77,7 +60,7 @@ def evaluate(
     params = training.evaluation_params(state)
     x = _examples(held_out.x, config.evidence.num_examples, num_examples)
     task = Task(config, model, params, x, tuple(dict.fromkeys(estimators)))
-    check(task)
+    evidence_tasks.check(task)
     path = workdir / ("evaluation.json" if split == "test" else f"evaluation-{split}.json")
     result = _evaluation(path, task, held_out, state, split=split, console=console)
     arrays = _start(workdir, path, result, task)
@@ -109,26 +92,6 @@ def _examples(x: np.ndarray, default: int, asked: int | None) -> np.ndarray:
     if asked is not None and not 2 <= asked <= len(x):
         raise UserError(f"--num_examples: must be in 2..{len(x)}, the split's size, got {asked}")
     return np.asarray(x[: asked or default], np.float32)
-
-
-def check(task: Task) -> None:
-    """Raises UserError for data that is not finite and for estimators that cannot run."""
-    bad = np.flatnonzero(~np.isfinite(task.x).all(axis=1))
-    if len(bad):
-        raise UserError(
-            f"dataset {task.config.dataset.name!r}: {len(bad)} examples hold values that are "
-            f"not finite, the first is number {bad[0]}; clean the data"
-        )
-    num_latents, _ = latents.unraveller(task.params, model=task.model)
-    found = [
-        problem
-        for name in task.estimators
-        for problem in evidence.ESTIMATORS[name].problems(
-            getattr(task.config.evidence, name), model=task.model, num_latents=num_latents
-        )
-    ]
-    if found:
-        raise UserError(f"--estimators: {'; '.join(found)}")
 
 
 def _evaluation(path, task: Task, held_out, state, *, split: str, console) -> dict[str, Any]:
@@ -206,76 +169,9 @@ def _save(workdir, path, result: dict[str, Any], arrays: dict[str, np.ndarray]) 
     workdir_lib.write_json(path, result)
 
 
-def name_key(seed: int, name: str) -> PRNGKeyArray:
-    """The key of one estimator: independent of which others run."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-
-
-def map_examples(
-    function: Any,
-    x: Float[np.ndarray, "N D"],
-    key: PRNGKeyArray,
-    *,
-    batch: int,
-    console: Console,
-    title: str,
-) -> PyTree:
-    """`function(key_i, x_i)` for every example, `batch` at a time, stacked on the host.
-
-    Example i uses fold_in(key, i), so a result does not depend on the batch.
-    """
-    size = -(-len(x) // -(-len(x) // batch))
-
-    @jax.jit
-    def call(indices, rows):
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
-        return jax.vmap(function)(keys, rows)
-
-    parts = []
-    with logging.progress(console, title, done=0, total=len(x), unit="examples") as show:
-        for start in range(0, len(x), size):
-            rows = x[start : start + size]
-            padded = np.pad(rows, ((0, size - len(rows)), (0, 0)), mode="edge")
-            out = call(jnp.arange(start, start + size), jnp.asarray(padded))
-            parts.append(jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], out))  # noqa: B023
-            show(min(start + size, len(x)), "")
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def estimate(name: str, task: Task, *, console: Console) -> tuple[dict[str, Evidence], PyTree]:
-    """Per-example results of one estimator over the task's examples, and its tuning.
-
-    Pilot and scored run have keys of their own. Importance sampling uses the evaluation's
-    key, and so its very samples.
-    """
-    settings = task.config.evidence
-    estimator: Estimator = evidence.ESTIMATORS[name].build(
-        getattr(settings, name), model=task.model
-    )
-    pilot_key, key = jax.random.split(name_key(settings.seed, name))
-    if name == "importance":
-        key = jax.random.key(task.config.evaluation.seed)
-    params = task.params
-    budget = getattr(settings, name)
-    pilot_x = jnp.asarray(task.x[: getattr(budget, "pilot_examples", 1)])
-    tuning = jax.jit(estimator.pilot)(params, pilot_key, pilot_x)
-    x = task.x
-    if estimator.num_examples is not None:
-        x = np.zeros((estimator.num_examples, x.shape[1]), np.float32)
-    results = map_examples(
-        lambda key, row: estimator.estimate(params, key, row, tuning),
-        x,
-        key,
-        batch=max(1, settings.rows_per_call // estimator.rows),
-        console=console,
-        title=name,
-    )
-    return results, jax.tree.map(np.asarray, tuning)
-
-
 def _run_estimator(name, task: Task, result, arrays, workdir, console) -> None:
     begun = time.monotonic()
-    results, tuning = estimate(name, task, console=console)
+    results, tuning = evidence_tasks.estimate(name, task, console=console)
     labels = evidence.ESTIMATORS[name].LABELS
     about = report.watched(next(iter(results.values())))
     about |= {key: np.asarray(value).tolist() for key, value in _tuned(tuning).items()}
@@ -331,51 +227,23 @@ def _figures(name: str, results: dict[str, Evidence], tuning: PyTree, task: Task
 
 def _run_gaps(task: Task, result, arrays, workdir, console) -> None:
     """Uses the best estimate of log p(x) at hand, L_K where there is no other."""
-    settings = task.config.evidence.gaps
-    elbos = map_examples(
-        functools.partial(_elbos, task, settings),
-        task.x,
-        name_key(task.config.evidence.seed, "gaps"),
-        batch=max(1, task.config.evidence.rows_per_call // settings.num_samples),
-        console=console,
-        title="gaps",
-    )
+    elbos = evidence_tasks.elbos(task, console=console)
     source = report.best_estimate(result["estimates"])
     source = source or f"iwae_{result['protocol']['num_samples']}"
     log_marginal = np.stack([arrays[f"{source}/value"], arrays[f"{source}/variance"]], axis=1)
     num_layers = len(result["diagnostics"]["active_units"])
     result["gaps"] = report.gaps(log_marginal, elbos, source=source, num_layers=num_layers)
-    result["evidence"]["gaps"] = {"budget": dataclasses.asdict(settings)}
+    result["evidence"]["gaps"] = {"budget": dataclasses.asdict(task.config.evidence.gaps)}
     arrays["gaps/elbo"] = elbos.encoder
     arrays |= {f"gaps/elbo_{family}": best for family, best in elbos.best.items()}
     runs.write_figure(workdir, "gaps", evidence_plots.gap_bars(result["gaps"]))
 
 
-def _elbos(task: Task, settings, key: PRNGKeyArray, x: Float[Array, "D"]) -> gap_analysis.Elbos:
-    return gap_analysis.elbos(task.params, key, x, model=task.model, config=settings)
-
-
 def _run_activity(task: Task, x: np.ndarray, result, arrays, workdir) -> None:
     """Var_x(E_q[u]) of every unit over the whole split, and its histogram."""
-    activity = unit_activity(task.params, x, model=task.model)
+    activity = evidence_tasks.unit_activity(task.params, x, model=task.model)
     arrays |= {f"unit_activity/layer_{i}": layer for i, layer in enumerate(activity, 1)}
     threshold = evaluation.ACTIVE_THRESHOLD
     result["diagnostics"]["active_units"] = [int((u > threshold).sum()) for u in activity]
     figure = evidence_plots.unit_activity(activity, threshold)
     runs.write_figure(workdir, "active_units", figure)
-
-
-def unit_activity(params: Params, x: np.ndarray, *, model: Model) -> list[np.ndarray]:
-    """Var_x(E_q[u]) per unit and layer; a deeper layer's mean averages 64 samples below it."""
-
-    def moments(row):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), row[0]), _ACTIVITY_SAMPLES)
-        means = jax.vmap(lambda key: model.posterior_mean(params, key, row[1]))(keys)
-        return [diagnostics.mean_moments(layer) for layer in jax.tree.leaves(means)]
-
-    rows = (jnp.arange(len(x)), jnp.asarray(x, jnp.float32))
-    layers = jax.jit(lambda rows: jax.lax.map(moments, rows, batch_size=_ACTIVITY_BATCH))(rows)
-    return [
-        np.asarray(diagnostics.unit_activity(np.asarray(means, np.float64), np.asarray(noise)))
-        for means, noise in layers
-    ]
