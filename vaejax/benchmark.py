@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaejax import config as config_lib
 from vaejax import annealing, evaluation, models, training
+from vaejax import config as config_lib
 from vaejax.types import DataSpec, Model, Params
 
 _MATMUL_SIZE = 2048
