@@ -18,7 +18,7 @@ from vaejax.types import Evidence
 
 NUM_EXAMPLES, NUM_SEEDS = 100, 5
 SMALL = {
-    "importance": {"num_samples": 2000, "chunk_size": 2000},
+    "importance": {"num_samples": 5000, "chunk_size": 5000},
     "annealed": {"num_temperatures": 10, "num_chains": 64, "num_leapfrog": 3},
     "bidirectional": {
         "num_temperatures": 10,
@@ -85,7 +85,8 @@ def test_estimates_agree_with_the_truth_within_their_errors(which, name):
         if name in ("exact", "quadrature"):  # float32's rounding is all the error they have
             assert np.abs(error).max() < 1e-4
             continue
-        assert np.abs(error / np.sqrt(result.variance)).max() < 4
+        deviations = np.abs(error / np.sqrt(result.variance))
+        assert deviations[result.trusted].max() < 4  # the flag says which errors hold
         mean_se = np.sqrt(result.variance.sum(axis=1)) / NUM_EXAMPLES
         assert (np.abs(error.mean(axis=1)) < 4 * mean_se).all()
         assert result.trusted.mean() > 0.9
