@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaejax import annealing, evaluation, models, training
 from vaejax import config as config_lib
-from vaejax import evaluation, models, training
 from vaejax.types import DataSpec, Model, Params
 
 _MATMUL_SIZE = 2048
@@ -172,3 +172,35 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
     "evaluate K=5000": evaluation_rate,
 }
 MEMORY_CASES: dict[str, int] = {"memory K=500": 500, "memory K=50000": 50_000}
+
+
+def annealing_rate(*, num_chains: int = 16, num_examples: int = 32) -> dict[str, float]:
+    """Leapfrog gradients per second of scored AIS chains, all examples in one call.
+
+    A gradient in z passes the decoder forward and backward: 4 operations per weight. The
+    one gradient per temperature that is not a leapfrog step is not counted.
+    """
+    _, model, images = _mnist_mlp(1, 1)
+    params = model.init(jax.random.key(0))
+    x = jnp.asarray(images[:num_examples] > 127, jnp.float32)
+    num_temperatures, num_leapfrog = 20, 5
+    schedule = annealing.Schedule(
+        annealing.spacing("linear", num_temperatures), jnp.full(num_temperatures, 0.5)
+    )
+
+    def example(key, x):
+        path = annealing.make_path(params, key, x, model=model, start="posterior")
+        keys = jax.random.split(key, num_chains)
+        return jax.vmap(
+            lambda key: annealing.forward(key, path, schedule, num_leapfrog=num_leapfrog)
+        )(keys)
+
+    keys = jax.random.split(jax.random.key(1), num_examples)
+    call = jax.jit(jax.vmap(example))
+    compile_seconds = _seconds(lambda: call(keys, x))
+    seconds, rate, product = _best(lambda: call(keys, x), _matmul())
+    gradients = num_temperatures * num_leapfrog * num_chains * num_examples
+    flops = 4 * _multiplications(params["generative"]) * gradients
+    return {"gradients_per_second": gradients / seconds} | _report(
+        seconds, rate, product, flops, compile_seconds
+    )

@@ -20,18 +20,28 @@ def define_config(default: str | None = None) -> None:
         "config file, or file:argument; override any key with --config.some.key=value",
         required=default is None,
     )
+    define_overrides()
+
+
+def define_overrides() -> None:
+    """Defines --config.any.key=value alone, for scripts that take the config of a run."""
     flags.DEFINE_multi_string(_OVERRIDE, [], "some.key=value; what --config.some.key=value means")
 
 
-def config() -> config_lib.Config:
-    """The config that the flags describe. Raises UserError."""
+def overrides() -> dict[str, str]:
+    """The values given as --config.any.key=value, by dotted path. Raises UserError."""
     overrides = {}
     for assignment in flags.FLAGS[_OVERRIDE].value:
         path, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"--config.{path}: needs a value: --config.{path}=value")
         overrides[path] = value
-    return config_lib.override_all(config_lib.load(flags.FLAGS.config), overrides)
+    return overrides
+
+
+def config() -> config_lib.Config:
+    """The config that the flags describe. Raises UserError."""
+    return config_lib.override_all(config_lib.load(flags.FLAGS.config), overrides())
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ import math
 import pathlib
 from typing import Any, Literal
 
-from vaejax import bounds, gradients, models, schema
+from vaejax import bounds, evidence, gaps, gradients, models, schema
 from vaejax.errors import UserError, unknown
 from vaejax.schema import field
 from vaejax.types import Numbers
@@ -87,6 +87,28 @@ class Evaluation:
     chunk_size: int = field(1000, "decoder evaluations held in memory at once", low=1)
 
 
+Gaps = gaps.Config
+Estimators = dataclasses.make_dataclass(
+    "Estimators",
+    [
+        (name, module.Config, dataclasses.field(default_factory=module.Config))
+        for name, module in evidence.ESTIMATORS.items()
+    ],
+    frozen=True,
+    namespace={"__doc__": "The budget of each log p(x) estimator of `vaejax.evidence`, by name."},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence(Estimators):
+    """What estimates of log p(x) beyond importance sampling may cost."""
+
+    seed: int = field(0, "seed of their samples", low=0, high=2**31 - 1)
+    num_examples: int = field(100, "first examples of the split that are used", low=2)
+    rows_per_call: int = field(512, "latent samples in memory at once, over examples", low=1)
+    gaps: Gaps = dataclasses.field(default_factory=Gaps)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
@@ -98,6 +120,7 @@ class Config:
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     training: Training = dataclasses.field(default_factory=Training)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    evidence: Evidence = dataclasses.field(default_factory=Evidence)
 
 
 def override(config: Config, path: str, value: Any) -> Config:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 Params = dict[str, PyTree]
 """`{"generative": theta, "inference": phi}`: theta parameterises p(x, z), phi q(z|x)."""
@@ -100,3 +100,37 @@ class LogTerms(NamedTuple):
 
 Numbers = dict[str, Any]
 """Dotted config path -> number that may be traced (see `config.traced_numbers`)."""
+
+
+class Evidence(NamedTuple):
+    """What an estimator says of log p(x) for one example; [N] each once stacked.
+
+    Attributes:
+      value: an estimate of log p(x), or of a bound on it, in nats.
+      variance: variance of its Monte-Carlo error, nats squared (0: exact).
+      trusted: whether value and variance may be believed; False is a warning, and no
+        example is left out for it.
+      diagnostics: a NamedTuple of the estimator's own.
+    """
+
+    value: Float[Array, "*N"]
+    variance: Float[Array, "*N"]
+    trusted: Bool[Array, "*N"]
+    diagnostics: Any
+
+
+class Estimator(NamedTuple):
+    """A log p(x) estimator with its budget, for one model.
+
+    Attributes:
+      pilot: `(params, key, x [P, D]) -> tuning`, everything that is tuned, from a key and
+        runs of its own; () where nothing is.
+      estimate: `(params, key, x [D], tuning) -> {name: Evidence}`, for one example.
+      rows: latent samples of one example that are held in memory at once.
+      num_examples: how many examples it makes for itself; None: it takes the caller's.
+    """
+
+    pilot: Callable[[Params, PRNGKeyArray, Float[Array, "P D"]], PyTree]
+    estimate: Callable[[Params, PRNGKeyArray, Float[Array, "D"], PyTree], dict[str, Evidence]]
+    rows: int
+    num_examples: int | None = None

@@ -1,0 +1,277 @@
+"""Every estimator of log p(x) against exact values, and what its errors promise."""
+
+import dataclasses
+import functools
+
+import evidence_models
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from blackjax.mcmc import hmc
+from scipy import stats
+
+from vaejax import annealing, bounds, evidence, importance, pareto
+from vaejax.evidence import bidirectional
+from vaejax.evidence import importance as importance_estimator
+from vaejax.types import Evidence
+
+NUM_EXAMPLES, NUM_SEEDS = 100, 5
+SMALL = {
+    "importance": {"num_samples": 5000, "chunk_size": 5000},
+    "annealed": {"num_temperatures": 10, "num_chains": 64, "num_leapfrog": 3},
+    "bidirectional": {
+        "num_temperatures": 10,
+        "num_chains": 64,
+        "num_leapfrog": 3,
+        "num_simulated": 2,
+    },
+    "smc": {"num_repeats": 32, "num_particles": 48, "num_moves": 1, "num_leapfrog": 3},
+    "quadrature": {"num_nodes": 32},
+    "exact": {},
+}
+MODELS = {"linear": evidence_models.linear, "two_layers": evidence_models.two_layers}
+
+
+def _config(name, **changes):
+    quick = {"pilot_examples": 4, "pilot_temperatures": 4, "pilot_moves": 10}
+    budget = SMALL.get(name, {}) | (quick if "num_leapfrog" in SMALL.get(name, {}) else {})
+    return evidence.ESTIMATORS[name].Config(**budget | changes)
+
+
+@functools.cache
+def _problem(which):
+    model, params = MODELS[which]()
+    x = evidence_models.simulate(params, jax.random.key(1), model=model, count=NUM_EXAMPLES)
+    return model, params, x
+
+
+@functools.cache
+def _results(which, name):
+    model, params, x = _problem(which)
+    estimator = evidence.ESTIMATORS[name].build(_config(name), model=model)
+    return jax.tree.map(np.asarray, evidence_models.run(estimator, params, x, num_seeds=NUM_SEEDS))
+
+
+@functools.cache
+def _truth(which):
+    """log p(x): closed form in float64, or quadrature with an error below 1e-4."""
+    if which == "linear":
+        _, params, x = _problem(which)
+        generative = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["generative"])
+        weights, noise = generative["weights"], np.exp(2 * generative["log_scale"])
+        normal = stats.multivariate_normal(
+            generative["bias"], weights @ weights.T + noise * np.eye(len(weights))
+        )
+        return normal.logpdf(np.asarray(x, np.float64))
+    found = _results(which, "quadrature")["quadrature"]
+    assert np.sqrt(found.variance.max()) < 1e-4
+    return found.value
+
+
+CASES = [
+    (which, name)
+    for which in MODELS
+    for name in ("importance", "annealed", "smc", "quadrature", "exact")
+    if which == "linear" or name not in ("quadrature", "exact", "smc")
+]
+
+
+@pytest.mark.parametrize(("which", "name"), CASES)
+def test_estimates_agree_with_the_truth_within_their_errors(which, name):
+    """100 examples, 5 seeds: 4 standard errors for each, and for each seed's mean."""
+    for result in _results(which, name).values():
+        error = result.value - _truth(which)
+        if name in ("exact", "quadrature"):  # float32's rounding is all the error they have
+            assert np.abs(error).max() < 1e-4
+            continue
+        deviations = np.abs(error / np.sqrt(result.variance))
+        assert deviations[result.trusted].max() < 4  # the flag says which errors hold
+        mean_se = np.sqrt(result.variance.sum(axis=1)) / NUM_EXAMPLES
+        assert (np.abs(error.mean(axis=1)) < 4 * mean_se).all()
+        assert result.trusted.mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("which", "name"), [c for c in CASES if c[1] not in ("quadrature", "exact")]
+)
+def test_the_95_percent_intervals_cover_as_they_say(which, name):
+    for result in _results(which, name).values():
+        ess = getattr(result.diagnostics, "ess", np.full_like(result.value, 1e9))
+        kept = ess >= (100 if name == "importance" else 0)
+        deviations = (result.value - _truth(which)) / np.sqrt(result.variance)
+        assert 0.90 < np.mean(np.abs(deviations[kept]) < 1.96) < 0.99
+
+
+@pytest.mark.parametrize("name", evidence.ESTIMATORS)
+def test_contract(name):
+    """Labels, problems and per-example results, for every module of the registry."""
+    module = evidence.ESTIMATORS[name]
+    model, params, x = _problem("linear")
+    config = _config(name)
+    assert dataclasses.is_dataclass(config)
+    assert module.problems(config, model=model, num_latents=2) == []
+    assert set(module.LABELS.values()) <= set(evidence.LEGAL)
+    estimator = module.build(config, model=model)
+    out = jax.eval_shape(
+        lambda key, x: estimator.estimate(params, key, x, estimator.pilot(params, key, x[None])),
+        jax.random.key(0),
+        x[0],
+    )
+    assert set(out) == set(module.LABELS)
+    for result in out.values():
+        assert isinstance(result, Evidence)
+        assert result.value.shape == result.variance.shape == result.trusted.shape == ()
+        assert result.diagnostics._fields is not None
+
+
+def test_problems_say_what_to_use_instead():
+    model, *_ = _problem("two_layers")
+    ask = lambda name, model, size: evidence.ESTIMATORS[name].problems(
+        _config(name), model=model, num_latents=size
+    )
+    assert "at most 3 latents, this model has 50" in ask("quadrature", model, 50)[0]
+    assert "no closed-form" in ask("exact", model, 2)[0]
+    unsampled = model._replace(sample_likelihood=None)
+    assert "has no sample_likelihood" in ask("bidirectional", unsampled, 2)[0]
+
+
+def _bidirectional_truth(params, key, model):
+    """log p of the x that `bidirectional` simulates from `key`."""
+    _, x = bidirectional.simulate(params, jax.random.split(key, 4)[0], model=model)
+    return model.log_marginal(params, x)
+
+
+def test_bidirectional_bounds_hold_the_truth_between_them():
+    model, params, x = _problem("linear")
+    config = _config("bidirectional", num_temperatures=3, num_chains=8)
+    estimator = bidirectional.build(config, model=model)
+    pilot_key, key = jax.random.split(jax.random.key(0))
+    tuning = jax.jit(estimator.pilot)(params, pilot_key, x[:4])
+    keys = jax.random.split(key, 400)
+    out = jax.jit(jax.vmap(lambda key: estimator.estimate(params, key, x[0], tuning)))(keys)
+    truth = jax.vmap(lambda key: _bidirectional_truth(params, key, model))(keys)
+    below, above = out["lower"].value - truth, out["upper"].value - truth
+    error = lambda values: np.std(values) / np.sqrt(400)
+    assert np.mean(below) < 2 * error(below)
+    assert np.mean(above) > -2 * error(above)
+    assert 0 < np.mean(above - below) < 0.1
+    inverse = np.exp(-np.asarray(above, np.float64))
+    assert abs(inverse.mean() - 1) < 4 * error(inverse)
+
+
+def _toy_path():
+    """A one-dimensional normal posterior, from the prior, and its log p(x)."""
+    model, params = evidence_models.linear(num_latents=1, size=4)
+    params["generative"]["weights"] = jnp.full((4, 1), 0.8)
+    x = jnp.full(4, 0.3)
+    path = annealing.make_path(params, jax.random.key(9), x, model=model, start="prior")
+    path = path._replace(base_variance=jnp.ones(1), target_variance=jnp.ones(1))
+    return path, model.log_marginal(params, x)
+
+
+NUM_RUNS, NUM_CHAINS, NUM_TEMPERATURES, FIRST_STEP = 2000, 64, 20, 2.0
+
+
+def _deviation_of_mean_weight(log_weights, log_marginal):
+    """(E[w]/p(x) - 1) in standard errors over the runs; a run's weight averages its chains."""
+    weights = np.exp(np.asarray(log_weights, np.float64) - float(log_marginal)).mean(axis=1)
+    return (weights.mean() - 1) / (weights.std(ddof=1) / np.sqrt(len(weights)))
+
+
+def test_annealed_weights_are_unbiased():
+    path, log_marginal = _toy_path()
+    b = annealing.spacing("linear", NUM_TEMPERATURES)
+    schedule = annealing.Schedule(b, jnp.full(NUM_TEMPERATURES, FIRST_STEP))
+    keys = jax.random.split(jax.random.key(1), (NUM_RUNS, NUM_CHAINS))
+    run = lambda key: annealing.forward(key, path, schedule, num_leapfrog=1).log_weight
+    log_weights = jax.jit(jax.vmap(jax.vmap(run)))(keys)
+    assert abs(_deviation_of_mean_weight(log_weights, log_marginal)) < 3
+
+
+def test_adapting_the_step_size_inside_the_run_would_be_noticed():
+    """The same chain with its step driven by its own acceptance: about 2% too high."""
+    path, log_marginal = _toy_path()
+    b = annealing.spacing("linear", NUM_TEMPERATURES)
+
+    def run(key):
+        def body(carry, step):
+            z, log_weight, step_size = carry
+            index, before, temperature = step
+            log_base, log_target = path.log_densities(z)
+            log_weight += (temperature - before) * (log_target - log_base)
+            state = hmc.init(z, lambda z: annealing.log_density(path, z, temperature))
+            state, info = annealing.move(
+                jax.random.fold_in(key, index), state, path, temperature, step_size, num_leapfrog=1
+            )
+            step_size *= jnp.where(info.is_accepted, 1.3, 0.3)
+            return (state.position, log_weight, step_size), None
+
+        start = (path.sample(key), jnp.zeros(()), jnp.asarray(FIRST_STEP))
+        steps = (jnp.arange(NUM_TEMPERATURES), b[:-1], b[1:])
+        return jax.lax.scan(body, start, steps)[0][1]
+
+    keys = jax.random.split(jax.random.key(1), (NUM_RUNS, NUM_CHAINS))
+    log_weights = jax.jit(jax.vmap(jax.vmap(run)))(keys)
+    assert _deviation_of_mean_weight(log_weights, log_marginal) > 3
+
+
+def test_spacings_rise_from_zero_to_one():
+    for kind in ("linear", "sigmoid"):
+        b = annealing.spacing(kind, 50)
+        assert (b[0], b[-1]) == (0, 1)
+        assert (np.diff(b) > 0).all()
+    grid = jnp.linspace(0, 1, 11)
+    b = annealing.equal_work(grid, 1.0 / (0.1 + grid), num_temperatures=50)
+    assert (b[0], b[-1]) == (0, 1)
+    assert (np.diff(b) > 0).all()
+    assert np.diff(b)[0] < 0.3 * np.diff(b)[-1]
+
+
+def test_jackknife_is_its_definition_and_less_biased():
+    log_weights = np.random.default_rng(0).normal(size=(4000, 20)) - 50.0
+    log_weights[0, 3] = 200.0
+    values, variances = jax.vmap(importance_estimator.jackknife)(jnp.asarray(log_weights))
+    mean_exp = lambda w: np.logaddexp.reduce(w) - np.log(len(w))
+    for row in (0, 1):
+        weights = log_weights[row]
+        without = [mean_exp(np.delete(weights, i)) for i in range(20)]
+        expected = 20 * mean_exp(weights) - 19 * np.mean(without)
+        np.testing.assert_allclose(values[row], expected, rtol=1e-5)
+        np.testing.assert_allclose(variances[row], 19 * np.var(without), rtol=1e-3)
+    truth = -50.0 + 0.5
+    plain = jax.vmap(bounds.iwae)(jnp.asarray(log_weights[1:]))
+    assert abs(np.mean(values[1:]) - truth) < 0.3 * abs(np.mean(plain) - truth)
+
+
+def test_importance_weights_are_those_of_the_evaluation():
+    """Sample j of an example comes from fold_in(key, j), whatever the chunk."""
+    model, params, x = _problem("linear")
+    config = importance_estimator.Config(num_samples=7, chunk_size=3)
+    key = jax.random.key(5)
+    weights = importance_estimator.log_weights(params, key, x[0], config=config, model=model)
+    term = lambda j: importance.log_weights(
+        importance.log_terms(params, jax.random.fold_in(key, j), x[0], model=model)
+    )
+    np.testing.assert_allclose(weights, [term(j) for j in range(7)], rtol=1e-5)
+
+
+def test_a_broken_chain_is_counted_and_weighs_nothing():
+    chains = annealing.Chain(
+        jnp.asarray([0.0, 0.0, jnp.nan, 0.0]), jnp.ones((4, 3)), jnp.asarray([0, 2, 3, 0])
+    )
+    lower = evidence.ESTIMATORS["annealed"].summarize(chains)
+    np.testing.assert_allclose(lower.value, np.log(3 / 4), rtol=1e-6)
+    assert lower.diagnostics.broken_chains == 1
+    assert lower.diagnostics.divergent_moves == 5
+    assert not lower.trusted
+
+
+def test_k_hat_flags_the_threshold_and_unknown_k():
+    model, params, x = _problem("linear")
+    for size, bad in ((2000, False), (20, True)):
+        config = importance_estimator.Config(num_samples=size)
+        estimate = importance_estimator.build(config, model=model).estimate
+        watched = estimate(params, jax.random.key(0), x[0], ())["importance"].diagnostics
+        assert bool(watched.pareto_k_bad) == bad
+    assert pareto.threshold(2000) < 0.7
