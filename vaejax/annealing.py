@@ -7,16 +7,18 @@ for p(x) (Neal 2001), which adapting inside the chain would cost.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc import hmc
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vaejax import latents
 from vaejax.schema import field
 from vaejax.types import Model, Params
+
+if TYPE_CHECKING:  # importing blackjax starts JAX's backend: only for those who sample
+    from blackjax.mcmc import hmc
 
 _MASS_SAMPLES = 64
 _STEP_JITTER = 0.25  # step sizes vary by this factor, so that no trajectory length resonates
@@ -119,6 +121,8 @@ def variance_at(path: Path, temperature: Float[Array, ""]) -> Float[Array, "Z"]:
 
 def _at(path: Path, z: Float[Array, "Z"], temperature: Float[Array, ""]):
     """log p(x, z) - log f_0(z), and HMC's state for f_b, from one gradient evaluation."""
+    from blackjax.mcmc import hmc
+
     (log_base, log_target), pull_back = jax.vjp(path.log_densities, z)
     one = jnp.ones_like(log_base)
     (gradient,) = pull_back(((1.0 - temperature) * one, temperature * one))
@@ -128,14 +132,16 @@ def _at(path: Path, z: Float[Array, "Z"], temperature: Float[Array, ""]):
 
 def move(
     key: PRNGKeyArray,
-    state: hmc.HMCState,
+    state: "hmc.HMCState",
     path: Path,
     temperature: Float[Array, ""],
     step_size: Float[Array, ""],
     *,
     num_leapfrog: int,
-) -> tuple[hmc.HMCState, hmc.HMCInfo]:
+) -> "tuple[hmc.HMCState, hmc.HMCInfo]":
     """One HMC move that leaves f_b unchanged: fresh momentum, jittered step, accept or stay."""
+    from blackjax.mcmc import hmc
+
     jitter_key, move_key = jax.random.split(key)
     jitter = jax.random.uniform(jitter_key, (), minval=-_STEP_JITTER, maxval=_STEP_JITTER)
     return hmc.build_kernel()(

@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc import hmc
-from blackjax.smc import adaptive_tempered, resampling
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vaejax import annealing, bounds
 from vaejax.evidence import annealed
 from vaejax.schema import field
 from vaejax.types import Estimator, Evidence, Model
+
+if TYPE_CHECKING:  # importing blackjax starts JAX's backend: only for those who sample
+    from blackjax.smc import adaptive_tempered
 
 LABELS = {"smc": "estimate"}
 _MAX_STEPS = 1000
@@ -53,7 +54,7 @@ def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
 
 
 class _Run(NamedTuple):
-    state: adaptive_tempered.tempered.TemperedSMCState
+    state: "adaptive_tempered.tempered.TemperedSMCState"
     num_steps: Int[Array, ""]
     log_evidence: Float[Array, ""]
     acceptance: Float[Array, ""]
@@ -62,6 +63,8 @@ class _Run(NamedTuple):
 
 def _kernel(path: annealing.Path, config: Config):
     """blackjax's adaptive tempered SMC step along `path`."""
+    from blackjax.mcmc import hmc
+    from blackjax.smc import adaptive_tempered, resampling
 
     def log_ratio(z):
         log_base, log_target = path.log_densities(z)
@@ -90,6 +93,8 @@ def run(
     log evidence = sum over temperatures of the log mean incremental weight (Del Moral,
     Doucet and Jasra 2006, eq. 14). Adaptive temperatures cost its exact unbiasedness.
     """
+    from blackjax.smc import adaptive_tempered
+
     kernel = _kernel(path, config)
     start_key, steps_key = jax.random.split(key)
     particles = jax.vmap(path.sample)(jax.random.split(start_key, config.num_particles))
