@@ -22,7 +22,7 @@ LAYERS = (
     {"train_run", "evaluate_run", "benchmark", "compare_run"},
     {"sweep_group", "evidence_run"},
     {"sweep_train"},
-    {"sweep_run"},
+    {"sweep_run", "sweep_benchmark"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -198,14 +198,8 @@ def reverse(
         index, before, temperature, step_size = step
         log_ratio, state = _at(path, z, temperature)
         log_weight += pending * log_ratio
-        state, info = move(
-            jax.random.fold_in(key, index),
-            state,
-            path,
-            temperature,
-            step_size,
-            num_leapfrog=num_leapfrog,
-        )
+        key_now = jax.random.fold_in(key, index)
+        state, info = move(key_now, state, path, temperature, step_size, num_leapfrog=num_leapfrog)
         carry = state.position, log_weight, temperature - before
         return carry, (info.acceptance_rate, info.is_divergent)
 
@@ -233,8 +227,8 @@ def equal_work(
 ) -> Float[Array, "T1"]:
     """Temperatures with equal integrals of sd_b[log f_1/f_0] between them.
 
-    That deviation is the speed at which f_b changes with b (Gelman and Meng 1998, section
-    4.3); a floor keeps every stretch visited.
+    The speed at which f_b changes (Gelman and Meng 1998, section 4.3); a floor keeps every
+    stretch visited.
     """
     speed = deviation + _METRIC_FLOOR * jnp.mean(deviation) + 1e-6
     pieces = 0.5 * (speed[1:] + speed[:-1]) * jnp.diff(grid)
@@ -248,8 +242,8 @@ def pilot(
 ) -> Schedule:
     """Tunes the schedule on chains of its own: nothing of them enters a scored weight.
 
-    Chains for P examples walk a coarse path; at each temperature the step size follows the
-    acceptance (Robbins and Monro 1951) and settles at the average of the later moves.
+    Chains walk a coarse path; at each temperature the step size follows the acceptance
+    (Robbins and Monro 1951) and settles at the average of the later moves.
     """
     paths_key, start_key, moves_key = jax.random.split(key, 3)
     num_chains, num_examples = budget.num_chains, x.shape[0]

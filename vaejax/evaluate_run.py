@@ -72,8 +72,19 @@ def evaluate_state(
     arrays = {f"value/{k}": v for k, v in per_example.values.items()}
     arrays |= {f"mc_variance/{k}": v for k, v in per_example.variances.items()}
     workdir_lib.write_npz(workdir / f"{name}.npz", arrays | {"ess": per_example.ess})
-    workdir_lib.write_json(workdir / f"{name}.json", result)
+    path = workdir / f"{name}.json"
+    result = _keep_evidence(path, result)
+    workdir_lib.write_json(path, result)
     return result
+
+
+def _keep_evidence(path: pathlib.Path, result: dict[str, Any]) -> dict[str, Any]:
+    """`result` with what `evidence_run` added to an earlier evaluation of the same protocol."""
+    before = workdir_lib.read_json(path) if path.is_file() else {}
+    if before.get("protocol") != result["protocol"]:
+        return result
+    merged = {part: before[part] | result[part] for part in ("estimates", "diagnostics")}
+    return before | {"protocol": result["protocol"]} | merged
 
 
 def make_evaluator(config: Config, model: Model, held_out: splits.HeldOut) -> evaluation.Evaluator:

@@ -39,12 +39,13 @@ def gap_bars(gaps: dict[str, Any]) -> Figure:
             error = 2 * (row["mc_se"] or 0.0)
             axes.barh(position, row["value"], left=bottom, color=color, height=0.55, label=label)
             middle = bottom + row["value"] / 2
-            axes.text(middle, position, f"{row['value']:.3f}", ha="center", va="center", color="w")
+            # Above the bar: a narrow part has no room for its number.
+            axes.text(middle, position - 0.36, f"{row['value']:.3f}", ha="center", color=color)
             bottom += row["value"]
             axes.errorbar(bottom, position, xerr=error, color="black", capsize=3, lw=1)
     axes.set_yticks(range(2), [f"q*: {name}" for name in families])
     axes.invert_yaxis()
-    axes.set(xlabel="nats per example (bars: 2 Monte-Carlo errors)", ylim=(1.9, -0.5))
+    axes.set(xlabel="nats per example (bars: 2 Monte-Carlo errors)", ylim=(1.9, -0.6))
     axes.set_title(f"log p(x) - ELBO, log p(x) from {gaps['log_marginal_from']}", fontsize=11)
     axes.legend(frameon=False, ncols=2, loc="lower right")
     return figure

@@ -46,7 +46,7 @@ def bounds_table(result: dict[str, Any]) -> Table:
             f"{above:+.3f}" if is_bound else "",
             _number(row["mc_se"], 4),
             _number(row["data_se"]),
-            meaning(name),
+            row.get("label") or meaning(name),
         )
     return table
 
