@@ -18,6 +18,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 MNIST = ROOT.parent / "shared" / "data" / "tfds"
 
 
+SLOWEST_FIRST = ("test_sweeps", "test_scripts", "test_evidence", "test_comparison")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that two processes end at about the same time."""
+    rank = {name: position for position, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_directory(tmp_path_factory):
     """One prepared copy of the digits for all test processes of this session."""
