@@ -8,12 +8,13 @@ from conftest import ROOT
 PACKAGE = ROOT / "vaejax"
 LAYERS = (
     {"errors", "types", "numerics"},
+    {"specs"},
     {"bounds", "likelihoods", "datasets", "binarization", "latents", "pareto", "schema"},
     {"diagnostics", "importance", "models"},
     {"gradients", "annealing", "gaps"},
     {"evidence"},
     {"config"},
-    {"optimizers", "splits", "sweeps", "comparison"},
+    {"optimizers", "splits", "sweeps", "comparison", "memory"},
     {"training", "evaluation"},
     {"workdir", "reporting", "plots", "sweep_results", "comparison_report", "evidence_plots"},
     {"checkpoints", "logging", "comparison_plots", "evidence_report"},

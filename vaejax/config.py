@@ -37,11 +37,16 @@ class Dataset:
 class Objective:
     """What training maximises."""
 
-    bound: Literal[tuple(bounds.BOUNDS)] = field("elbo", "bound on log p(x)")
-    gradient: Literal[tuple(gradients.GRADIENTS)] = field("pathwise", "gradient estimator")
+    bound: str = field("elbo", "bound on log p(x): name or name(option=value) of vaejax.bounds")
+    inference_bound: str | None = field(
+        None, "bound that phi follows instead (an upper one it minimises); None: the same"
+    )
+    gradient: Literal[tuple(gradients.GRADIENTS)] = field("pathwise", "gradient estimator of phi")
     num_samples: int = field(1, "samples K of z per example", low=1)
     beta: float = field(1.0, "weight of log q - log p(z); 0: reconstruction", low=0.0, traced=True)
     warmup_epochs: float = field(0.0, "epochs over which beta rises from 0", low=0.0, traced=True)
+    free_bits: float = field(0.0, "KL per latent unit that is free, nats", low=0.0, traced=True)
+    allow_biased: bool = field(False, "take a gradient known to be biased; stamped into results")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,10 @@ class Optimizer:
 class Training:
     """How long, in what steps, what is kept."""
 
+    parameters: Literal["all", "generative", "inference"] = field(
+        "all", "which are trained: all, theta of p(x, z), or phi of q(z|x)"
+    )
+    start_from: str | None = field(None, "workdir of a run whose parameters this one starts with")
     num_epochs: int = field(100, "passes over the training images", low=1)
     batch_size: int = field(100, "examples per step", low=1)
     max_steps_per_call: int = field(1000, "steps compiled into one call at most", low=1)
@@ -227,19 +236,39 @@ def validate(config: Config) -> None:
 
 
 def _objective_problems(config: Config) -> list[str]:
-    if config.objective.gradient != "closed_form_kl":
-        return []
-    if config.objective.bound != "elbo":
-        return [
-            f"objective.gradient: closed_form_kl is a form of the elbo alone, bound is "
-            f"{config.objective.bound!r}; use pathwise"
-        ]
-    if len(getattr(config.model, "latent_dims", (0,))) > 1:
-        return [
-            "objective.gradient: closed_form_kl needs one stochastic layer, model.latent_dims is "
+    objective, followed = config.objective, config.objective.inference_bound
+    for key, text in (("bound", objective.bound), ("inference_bound", followed)):
+        if text is not None:
+            path = f"config.objective.{key}"
+            bounds.check(text, num_samples=objective.num_samples, path=path)
+    found = gradients.refusals(objective.gradient, objective.bound, followed)
+    reason = biased_gradient(objective)
+    if reason and not objective.allow_biased:
+        found.append(f"{reason}, or set objective.allow_biased=true")
+    several_layers = len(getattr(config.model, "latent_dims", (0,))) > 1
+    if objective.gradient == "closed_form_kl" and several_layers:
+        found.append(
+            "closed_form_kl needs one stochastic layer, model.latent_dims is "
             f"{config.model.latent_dims}; use pathwise"
-        ]
-    return []
+        )
+    found = [f"objective.gradient: {problem}" for problem in found]
+    if bounds.is_upper(objective.bound):
+        found.append(
+            f"objective.bound: {objective.bound} lies above log p(x), and theta gains nothing by "
+            f"raising it; set objective.inference_bound to it, which q lowers"
+        )
+    if objective.free_bits and objective.gradient != "closed_form_kl":
+        found.append(
+            f"objective.free_bits: needs the KL of each unit, objective.gradient is "
+            f"{objective.gradient!r}; use closed_form_kl"
+        )
+    return found
+
+
+def biased_gradient(objective: Objective) -> str | None:
+    """Why the phi gradient of `objective` is biased for the bound it names; None: it is not."""
+    followed = objective.inference_bound or objective.bound
+    return gradients.bias(objective.gradient, bounds.name_of(followed))
 
 
 def _schedule_problems(config: Config) -> list[str]:

@@ -122,6 +122,7 @@ def _protocol(config: Config, split: str, held_out: splits.HeldOut, state: Train
         "num_samples": config.evaluation.num_samples,
         "model": as_dict["model"],
         "objective": as_dict["objective"],
+        "biased_gradient": config_lib.biased_gradient(config.objective),
         "checkpoint_step": int(step),
         "seed": config.evaluation.seed,
         "dtype": str(jax.tree.leaves(state.params)[0].dtype),

@@ -103,7 +103,7 @@ def evaluate_example(
         params, example_key, x, model=model, num_samples=num_samples, chunk_size=chunk_size
     )
     values, variances, ess = summarize_weights(terms)
-    exact = {"kl_closed_form": model.kl and model.kl(params, x)}
+    exact = {"kl_closed_form": model.kl_groups and jnp.sum(model.kl_groups(params, x))}
     exact["log_marginal"] = model.log_marginal and model.log_marginal(params, x)
     for name, value in exact.items():
         if value is not None:

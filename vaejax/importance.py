@@ -3,12 +3,16 @@
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vaejax.types import LogTerms, Model, Params
+from vaejax.types import Latent, LogTerms, Model, Params
 
 
 def log_terms(params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model) -> LogTerms:
     """log p(x|z), log p(z) and log q(z|x) at one z ~ q(z|x), in nats."""
-    z = model.sample_posterior(params, key, x)
+    return log_terms_at(params, x, model.sample_posterior(params, key, x), model=model)
+
+
+def log_terms_at(params: Params, x: Float[Array, "D"], z: Latent, *, model: Model) -> LogTerms:
+    """log p(x|z), log p(z) and log q(z|x) at a given z, in nats."""
     return LogTerms(
         log_likelihood=model.log_likelihood(params, x, z),
         log_prior=model.log_prior(params, z),

@@ -1,5 +1,6 @@
 """What training and evaluation of a run share: its model, its checkpoints, its figures."""
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 from vaejax import checkpoints, models, training
+from vaejax import config as config_lib
 from vaejax import workdir as workdir_lib
 from vaejax.config import Config
 from vaejax.errors import UserError
@@ -47,6 +49,26 @@ def load_run(workdir: pathlib.Path, shape: tuple[int, ...], *, console: Console)
     if state is None:
         raise UserError(f"--workdir: {workdir} has no readable checkpoint; train it first")
     return config, model, state
+
+
+def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params | None:
+    """The parameters of the run that `config.training.start_from` names, or None.
+
+    Raises:
+      UserError: no such run, or one of another model.
+    """
+    if config.training.start_from is None:
+        return None
+    workdir = pathlib.Path(config.training.start_from)
+    try:
+        theirs = workdir_lib.read_config(workdir)
+        found = config_lib.differences(config, dataclasses.replace(config, model=theirs.model))
+        if found:
+            raise UserError(f"{workdir} has another model (ours != there): {'; '.join(found)}")
+        return training.evaluation_params(load_run(workdir, spec.shape, console=console)[2])
+    except UserError as error:
+        text = str(error).removeprefix("--workdir: ")
+        raise UserError(f"config.training.start_from: {text}") from error
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count"))

@@ -175,27 +175,13 @@ def _initial_states(group: Group, numbers: dict[str, Array]) -> TrainState:
     return _over_members(group, init)(numbers)
 
 
-def program_bytes(compiled: Any) -> int:
-    """What a compiled program holds in the memory of one device."""
-    sizes = compiled.memory_analysis()
-    used = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
-    return used - sizes.alias_size_in_bytes
-
-
-def device_bytes(group: Group) -> int:
-    """What a group may take of one device: 0.9 of an accelerator, half of the host's memory."""
-    stats = group.mesh.devices[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(0.9 * stats["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // group.mesh.size
-
-
 def first_states(group: Group, numbers: dict[str, Array]) -> list[TrainState]:
     """Of each member the newest readable checkpoint, else the initial state; on the host."""
     initial = jax.device_get(jax.jit(lambda numbers: _initial_states(group, numbers))(numbers))
+    start = runs.start_params(group.members[0].config, group.data.spec, console=group.console)
     states = []
     for index, member in enumerate(group.members):
-        fresh = member_state(initial, index)
+        fresh = training.started_from(member_state(initial, index), start)
         like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), fresh)
         folder = group.workdir / member.name
         state, damaged = runs.restore(folder, like, console=group.console)

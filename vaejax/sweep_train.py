@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from vaejax import checkpoints, logging, sweep_group, train_run
+from vaejax import memory as memory_lib
 from vaejax import workdir as workdir_lib
 from vaejax.errors import UserError
 from vaejax.sweep_group import Group, Report
@@ -56,10 +57,10 @@ def train(
       console: where warnings, and a split for want of memory, are said.
       stopped: tells when to save and return.
       report: called for every member after every scan.
-      memory: bytes of one device to use; None: `sweep_group.device_bytes`.
+      memory: bytes of one device to use; None: `memory.device_bytes`.
 
     Raises:
-      UserError: bad data, or a full disk.
+      UserError: bad data, a full disk, or a member that does not fit the memory.
     """
     begun = time.monotonic()
     group = sweep_group.make_group(members, workdir, console=console)
@@ -87,12 +88,18 @@ def train(
     return failures
 
 
+def _device_bytes(group: Group) -> int:
+    return memory_lib.device_bytes(group.mesh.devices[0], sharers=group.mesh.size)
+
+
 def _members_that_fit(group: Group, program, memory: int | None) -> int:
     """How many members to train at a time; says so where it is not all of them."""
-    members, needed = len(group.members), sweep_group.program_bytes(program)
-    limit = memory or sweep_group.device_bytes(group)
-    if needed <= limit or members == 1:
+    members, needed = len(group.members), memory_lib.program_bytes(program)
+    limit = memory or _device_bytes(group)
+    if needed <= limit:
         return members
+    if members == 1:
+        memory_lib.check_training(program, group.members[0].config, limit=limit)
     size = min(max(1, int(members * limit / needed)), members - 1)
     group.console.print(
         f"{members} members need {needed / 2**30:.2g} GiB of a device, {limit / 2**30:.2g} may "

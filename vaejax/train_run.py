@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from vaejax import checkpoints, evaluation, logging, plots, runs, splits, training
+from vaejax import checkpoints, evaluation, logging, memory, plots, runs, splits, training
 from vaejax import config as config_lib
 from vaejax import workdir as workdir_lib
 from vaejax.config import Config
@@ -96,7 +96,8 @@ def _first_state(session: Session) -> TrainState:
     if state is None:
         if damaged:
             session.console.print("no readable checkpoint is left; starting from step 0")
-        state = initial
+        start = runs.start_params(session.config, session.data.spec, console=session.console)
+        state = training.started_from(initial, start)
     else:
         session.console.print(f"resuming from step {int(state.step):,}")
     if damaged:
@@ -115,8 +116,14 @@ def is_finished(session: Session, step: int, stale: int) -> bool:
     return step >= session.plan.num_steps or (patience is not None and stale >= patience)
 
 
-def compile_call(session: Session) -> Callable[[TrainState], tuple[TrainState, dict]]:
-    """`training.train_call` with data on the device, traced numbers, and donated state."""
+def compile_call(
+    session: Session, state: TrainState
+) -> Callable[[TrainState], tuple[TrainState, dict]]:
+    """`training.train_call` with data on the device, traced numbers, and donated state.
+
+    Raises:
+      UserError: it needs more memory than the device has.
+    """
     images = jnp.asarray(session.data.images)
     numbers = config_lib.traced_numbers(session.config)
 
@@ -126,7 +133,8 @@ def compile_call(session: Session) -> Callable[[TrainState], tuple[TrainState, d
             state, images, config=config, model=session.model, plan=session.plan
         )
 
-    compiled = jax.jit(call, donate_argnums=1)
+    compiled = jax.jit(call, donate_argnums=1).lower(numbers, state, images).compile()
+    memory.check_training(compiled, session.config, limit=memory.device_bytes(jax.devices()[0]))
     return lambda state: compiled(numbers, state, images)
 
 
@@ -158,7 +166,7 @@ def _make_validator(session: Session) -> Callable[[Params], dict[str, float]]:
 def _train_to_end(session: Session, state: TrainState, stopped: Callable[[], bool]) -> TrainState:
     config, plan = session.config, session.plan
     batch_size, first = config.training.batch_size, int(state.step)
-    call, validate = compile_call(session), _make_validator(session)
+    call, validate = compile_call(session, state), _make_validator(session)
     last_saved, folder = first, session.workdir / "checkpoints"
     rows = logging.read_metrics(session.workdir / workdir_lib.METRICS)
     spent = max([row.get("seconds", 0.0) for row in rows if row["step"] <= first], default=0.0)

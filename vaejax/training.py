@@ -105,6 +105,16 @@ def init_state(config: Config, *, model: Model) -> TrainState:
     )
 
 
+def started_from(state: TrainState, params: Params | None) -> TrainState:
+    """The state before the first step with `params` for its own; None: as it is."""
+    if params is None:
+        return state
+    copy = lambda: jax.tree.map(jnp.copy, params)  # noqa: E731  (donation forbids sharing)
+    average = None if state.average is None else copy()
+    best = None if state.best is None else state.best._replace(params=copy())
+    return state._replace(params=copy(), average=average, best=best)
+
+
 def averaged_params(state: TrainState) -> Params:
     """The moving average where there is one, else the parameters."""
     return state.params if state.average is None else state.average
@@ -136,18 +146,14 @@ def train_step(
     beta = optimizers.beta(config, state.step, steps_per_epoch=plan.steps_per_epoch)
     rate = optimizers.learning_rate(config, state.step, steps_per_epoch=plan.steps_per_epoch)
     surrogate = gradients.GRADIENTS[config.objective.gradient]
-    options = {
-        "model": model,
-        "bound": bounds.BOUNDS[config.objective.bound],
-        "num_samples": config.objective.num_samples,
-        "beta": beta,
-    }
+    options = {"model": model, "target": target(config, beta=beta)}
 
     def loss(params):
         values, terms = jax.vmap(lambda key, x: surrogate(params, key, x, **options))(keys, x)
         return -jnp.mean(values), terms
 
     (loss_value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    gradient = _of_trained(config, gradient)
     params, opt_state = optimizers.update(
         config, gradient, state.opt_state, state.params, rate=rate
     )
@@ -160,6 +166,28 @@ def train_step(
         "learning_rate": rate,
     } | _bounds_of(terms)
     return TrainState(state.step + 1, params, opt_state, average, state.best), metrics
+
+
+def target(config: Config, *, beta: Float[Array, ""]) -> gradients.Target:
+    """What `config.objective` maximises, with `beta` as its schedule has it now."""
+    objective = config.objective
+    followed = objective.inference_bound
+    return gradients.Target(
+        bound=bounds.make(objective.bound),
+        num_samples=objective.num_samples,
+        inference_bound=None if followed is None else bounds.to_maximize(followed),
+        beta=beta,
+        free_bits=objective.free_bits,
+    )
+
+
+def _of_trained(config: Config, gradient: Params) -> Params:
+    """`gradient` with zeros for parameters that are not trained: Adam then leaves them."""
+    trained = config.training.parameters
+    return {
+        group: part if trained in ("all", group) else jax.tree.map(jnp.zeros_like, part)
+        for group, part in gradient.items()
+    }
 
 
 def _bounds_of(terms) -> Metrics:

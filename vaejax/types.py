@@ -67,7 +67,8 @@ class Model(NamedTuple):
       sample_likelihood: `(params, key, z) -> [D]`, x ~ p(x|z).
       posterior_mean: `(params, key, x) -> z-like`, the mean of each stochastic
         layer given a sample of the layers before it (the first layer's is exact).
-      kl: `(params, x) -> []`, KL(q(z|x) || p(z)) in closed form, or None.
+      kl_groups: `(params, x) -> [G]`, KL(q(z|x) || p(z)) in closed form, one number for each
+        group of latents that both keep independent (a sum of them is the KL), or None.
       log_marginal: `(params, x) -> []`, the exact log p(x), or None.
     """
 
@@ -80,7 +81,7 @@ class Model(NamedTuple):
     likelihood_mean: Callable[[Params, Latent], Float[Array, "D"]]
     sample_likelihood: Callable[[Params, PRNGKeyArray, Latent], Float[Array, "D"]]
     posterior_mean: Callable[[Params, PRNGKeyArray, Float[Array, "D"]], Latent]
-    kl: Callable[[Params, Float[Array, "D"]], Float[Array, ""]] | None = None
+    kl_groups: Callable[[Params, Float[Array, "D"]], Float[Array, "G"]] | None = None
     log_marginal: Callable[[Params, Float[Array, "D"]], Float[Array, ""]] | None = None
 
 

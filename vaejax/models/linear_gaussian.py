@@ -114,10 +114,11 @@ def build(config: Config, spec: DataSpec) -> Model:
         log_diagonal = params["inference"]["log_diagonal"]
         return jnp.sum(numerics.normal_log_prob(noise, 0.0, jnp.zeros(()))) - jnp.sum(log_diagonal)
 
-    def kl(params, x):
+    def kl_groups(params, x):
         loc, cholesky = posterior(params, x)
-        trace = jnp.sum(cholesky**2)
-        return 0.5 * (trace + jnp.sum(loc**2) - dim) - jnp.sum(params["inference"]["log_diagonal"])
+        log_diagonal = params["inference"]["log_diagonal"]
+        kl = 0.5 * (jnp.sum(cholesky**2, axis=1) + loc**2 - 1.0) - log_diagonal
+        return kl if config.posterior == "diagonal" else jnp.sum(kl, keepdims=True)
 
     def mean(params, z):
         return params["generative"]["weights"] @ z + params["generative"]["bias"]
@@ -140,6 +141,6 @@ def build(config: Config, spec: DataSpec) -> Model:
         likelihood_mean=mean,
         sample_likelihood=sample_likelihood,
         posterior_mean=lambda params, key, x: posterior(params, x)[0],
-        kl=kl,
+        kl_groups=kl_groups,
         log_marginal=lambda params, x: log_marginal(params["generative"], x),
     )

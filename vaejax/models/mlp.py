@@ -185,7 +185,7 @@ def build(config: Config, spec: DataSpec) -> Model:
         likelihood_mean=lambda params, z: likelihood.mean(*decode(params, z)),
         sample_likelihood=lambda params, key, z: _sample(likelihood, key, *decode(params, z)),
         posterior_mean=posterior_mean,
-        kl=(lambda params, x: jnp.sum(numerics.normal_kl(*encode(params, 0, x))))
+        kl_groups=(lambda params, x: numerics.normal_kl(*encode(params, 0, x)))
         if num_layers == 1
         else None,
     )

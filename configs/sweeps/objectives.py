@@ -1,0 +1,39 @@
+"""Every bound with every sound gradient estimator, at K = 8; --config=configs/digits.py.
+
+python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/objectives.py \
+    --seeds=3 --evaluate --workdir=runs/objectives
+"""
+
+from vaejax import bounds, gradients
+
+_ESTIMATORS = {"pathwise": "pathwise", "dreg": "doubly_reparameterized"}
+
+
+def _member(name, bound, gradient, **others):
+    objective = {"bound": bound, "gradient": gradient, "num_samples": 8} | others
+    return {"name": name} | {f"objective.{key}": value for key, value in objective.items()}
+
+
+def get_sweep():
+    """One member per pair, named bound-estimator; "dreg" is doubly_reparameterized."""
+    lower = [name for name in bounds.BOUNDS if not bounds.is_upper(name)]
+    members = [
+        _member(f"{name}-{short}", name, gradient)
+        for name in lower
+        for short, gradient in _ESTIMATORS.items()
+        if gradients.bias(gradient, name) is None
+    ]
+    phi = {"piwae": "miwae", "cubo": "cubo", "tvo_right": "tvo(side='right')"}
+    members += [
+        _member(f"{name}-{short}", "iwae", gradient, inference_bound=bound)
+        for name, bound in phi.items()
+        for short, gradient in _ESTIMATORS.items()
+    ]
+    members += [_member(name, "iwae", name) for name in gradients.OWN_OBJECTIVE]
+    return [
+        *members,
+        _member("elbo-closed_form_kl", "elbo", "closed_form_kl"),
+        _member("elbo-warmup", "elbo", "pathwise", warmup_epochs=50.0),
+        _member("elbo-free_bits", "elbo", "closed_form_kl", free_bits=0.1),
+        _member("iwae-stl-biased", "iwae", "stl", allow_biased=True),
+    ]

@@ -1,0 +1,285 @@
+"""Every gradient estimator against exact gradients: the sound ones agree, the unsound do not.
+
+On a linear-Gaussian model with one latent, E[bound] of K = 2 samples is an integral over two
+noises, done by Gauss-Hermite quadrature and differentiated as it stands.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import perturbed
+
+from vaejax import bounds, gradients, importance, models
+from vaejax.gradients import Target
+from vaejax.models import linear_gaussian
+from vaejax.types import DataSpec
+
+pytestmark = pytest.mark.usefixtures("x64")
+NUM_DRAWS = 20_000
+NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
+PAIR_WEIGHTS = np.outer(NODE_WEIGHTS, NODE_WEIGHTS).ravel() / (2 * np.pi)
+PAIRS = np.stack(np.meshgrid(NODES, NODES, indexing="ij"), axis=-1).reshape(-1, 2)
+X = np.array([0.9, -0.4, 0.3])
+
+
+@functools.cache
+def _model():
+    """A model with one latent, and parameters whose q is well off the posterior."""
+    model = linear_gaussian.build(linear_gaussian.Config(latent_dim=1), DataSpec((3,), None))
+    params = jax.jit(model.init)(jax.random.key(0))
+    generative = perturbed(params["generative"], jax.random.key(1), 0.5)
+    inference = perturbed(linear_gaussian.exact_posterior(generative), jax.random.key(2), 0.15)
+    return model, {"generative": generative, "inference": inference}
+
+
+def _latent(params, noise):
+    q = params["inference"]
+    return q["weights"] @ X + q["bias"] + jnp.exp(q["log_diagonal"]) * noise
+
+
+def _log_weights(params, noises, beta=1.0):
+    """Log weights at given noises, [K]."""
+
+    def log_weight(noise):
+        terms = importance.log_terms_at(params, X, _latent(params, noise), model=_model()[0])
+        return importance.log_weights(terms, beta=beta)
+
+    return jax.vmap(log_weight)(noises)
+
+
+def _expected_bound(bound, beta=1.0):
+    """params -> E[bound(log w_1, log w_2)], by quadrature."""
+    return lambda params: (
+        PAIR_WEIGHTS @ jax.vmap(lambda pair: bound(_log_weights(params, pair, beta)))(PAIRS)
+    )
+
+
+def _draws(params, targets, seed=3, num_draws=NUM_DRAWS, model=None, x=X):
+    """Gradients of each (estimator, target), [draws, ...] each, on common keys, one program."""
+    model = model or _model()[0]
+
+    def gradient(key, estimator, target):
+        surrogate = gradients.GRADIENTS[estimator]
+        return jax.grad(lambda p: surrogate(p, key, x, model=model, target=target)[0])(params)
+
+    def every(key):
+        return [gradient(key, estimator, target) for estimator, target in targets]
+
+    return jax.jit(jax.vmap(every))(jax.random.split(jax.random.key(seed), num_draws))
+
+
+def _errors(draws, exact):
+    """(mean - exact) / standard error, in every coordinate; 0 where there is nothing to err."""
+
+    def scaled(draws, exact):
+        error = draws.std(axis=0) / np.sqrt(len(draws))
+        return np.ravel((draws.mean(axis=0) - exact) / np.maximum(error, 1e-12))
+
+    return {
+        group: np.concatenate(jax.tree.leaves(jax.tree.map(scaled, draws[group], exact[group])))
+        for group in draws
+    }
+
+
+def _assert_unbiased(draws, exact):
+    for group, errors in _errors(draws, exact).items():
+        assert np.abs(errors).max() < 4.0, (group, errors)
+
+
+def _two_samples(name):
+    """The bound with K = 2, or of groups of two: the same expectation as L_2."""
+    return (bounds.iwae, 4) if name == "miwae" else (bounds.BOUNDS[name], 2)
+
+
+@pytest.mark.parametrize("name", bounds.BOUNDS)
+def test_sound_pairs_have_the_exact_gradient_and_unsound_pairs_have_not(name):
+    _, params = _model()
+    expected, num_samples = _two_samples(name)
+    target = Target(bounds.BOUNDS[name], num_samples)
+    estimators = ("pathwise", "stl", "doubly_reparameterized")
+    exact = jax.jit(jax.grad(_expected_bound(expected)))(params)
+    draws = _draws(params, [(estimator, target) for estimator in estimators])
+    for estimator, own in zip(estimators, draws, strict=True):
+        if gradients.bias(estimator, name) is None:
+            _assert_unbiased(own, exact)
+        else:
+            errors = _errors(own, exact)
+            assert np.abs(errors["inference"]).max() > 6.0, estimator
+            assert np.abs(errors["generative"]).max() < 4.0, estimator
+
+
+@pytest.mark.parametrize("name", ["iwae", "renyi", "jackknife"])
+def test_beta_enters_the_doubly_reparameterized_weights(name):
+    _, params = _model()
+    target = Target(bounds.BOUNDS[name], 2, beta=0.4)
+    exact = jax.jit(jax.grad(_expected_bound(bounds.BOUNDS[name], beta=0.4)))(params)
+    for draws in _draws(params, [("pathwise", target), ("doubly_reparameterized", target)]):
+        _assert_unbiased(draws, exact)
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "doubly_reparameterized"])
+def test_theta_and_phi_may_follow_different_bounds(estimator):
+    """PIWAE: theta's gradient is IWAE's on all samples, phi's is MIWAE's, on the same draws."""
+    _, params = _model()
+    miwae = functools.partial(bounds.miwae, num_groups=2)
+    cases = [Target(bounds.iwae, 4, miwae), Target(bounds.iwae, 4), Target(miwae, 4)]
+    piwae, iwae, alone = _draws(params, [(estimator, case) for case in cases], num_draws=50)
+    for ours, theirs in (
+        (piwae["generative"], iwae["generative"]),
+        (piwae["inference"], alone["inference"]),
+    ):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8), ours, theirs)
+    assert not np.allclose(piwae["inference"]["bias"], iwae["inference"]["bias"])
+
+
+def test_closed_form_kl_has_the_exact_gradient_and_free_bits_stop_that_of_the_kl():
+    model, params = _model()
+    exact = jax.jit(jax.grad(_expected_bound(bounds.elbo)))(params)
+    free = Target(bounds.elbo, 2, free_bits=1e3)
+    plain, freed = _draws(
+        params, [("closed_form_kl", Target(bounds.elbo, 2)), ("closed_form_kl", free)]
+    )
+    _assert_unbiased(plain, exact)
+    reconstruction = jax.jit(jax.grad(_expected_bound(bounds.elbo, beta=0.0)))(params)
+    _assert_unbiased(freed, reconstruction)
+    value = gradients.closed_form_kl(params, jax.random.key(4), X, model=model, target=free)
+    np.testing.assert_allclose(value[0], value[1].log_likelihood.mean() - 1e3)
+
+
+def test_wake_phi_and_its_double_reparameterisation_have_one_expectation():
+    _, params = _model()
+
+    def expected(inference):
+        """E[sum_i w~_i log q(z_i|x)], with samples and weights held fixed."""
+
+        def pair(noises):
+            z = jax.lax.stop_gradient(jax.vmap(lambda noise: _latent(params, noise))(noises))
+            model, ours = _model()[0], params | {"inference": inference}
+            normalized = jax.nn.softmax(_log_weights(params, noises))
+            return normalized @ jax.vmap(lambda z: model.log_posterior(ours, X, z))(z)
+
+        return PAIR_WEIGHTS @ jax.vmap(pair)(PAIRS)
+
+    exact = {
+        "inference": jax.jit(jax.grad(expected))(params["inference"]),
+        "generative": jax.jit(jax.grad(_expected_bound(bounds.iwae)))(params)["generative"],
+    }
+    target = Target(bounds.iwae, 2)
+    names = ("wake_phi", "doubly_reparameterized_wake_phi")
+    for draws in _draws(params, [(name, target) for name in names]):
+        _assert_unbiased(draws, exact)
+
+
+def test_sleep_phi_has_the_exact_gradient():
+    """E_p(x, z)[log q(z|x)] of a linear-Gaussian model, worked out by hand."""
+    _, params = _model()
+    generative = params["generative"]
+
+    def expected(q):
+        """z - (A x + c) is normal, with x = W z + b + s noise."""
+        mean = -(q["weights"] @ generative["bias"] + q["bias"])[0]
+        slope = 1.0 - (q["weights"] @ generative["weights"])[0, 0]
+        noise = jnp.exp(2 * generative["log_scale"]) * jnp.sum(q["weights"] ** 2)
+        log_scale = q["log_diagonal"][0]
+        square = mean**2 + slope**2 + noise
+        return -0.5 * square * jnp.exp(-2 * log_scale) - log_scale
+
+    exact = {
+        "inference": jax.grad(expected)(params["inference"]),
+        "generative": jax.jit(jax.grad(_expected_bound(bounds.iwae)))(params)["generative"],
+    }
+    (draws,) = _draws(params, [("sleep_phi", Target(bounds.iwae, 2))])
+    _assert_unbiased(draws, exact)
+
+
+def test_doubly_reparameterized_weights_are_those_of_the_papers():
+    log_weights = jnp.asarray(np.random.default_rng(6).normal(-9.0, 2.0, 70))
+    normalized = jax.nn.softmax(log_weights)
+
+    def path_weights(text):
+        weights = gradients.doubly_reparameterized_weights
+        return weights(log_weights, bound=bounds.make(text), beta=1.0)[0]
+
+    np.testing.assert_allclose(path_weights("iwae"), normalized**2, atol=1e-12)
+    np.testing.assert_allclose(path_weights("elbo"), np.full(70, 1 / 70), rtol=1e-12)
+    stl = gradients.stl_weights(log_weights, bound=bounds.elbo, beta=1.0)
+    np.testing.assert_allclose(path_weights("elbo"), stl[0], rtol=1e-12)
+    powered = jax.nn.softmax(0.3 * log_weights)  # DReG(alpha), Tucker et al. (2019), eq. 12
+    np.testing.assert_allclose(
+        path_weights("renyi(alpha=0.7)"), 0.7 * powered + 0.3 * powered**2, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("text", ["iwae", "jackknife", "tvo"])
+def test_two_stochastic_layers_agree_with_pathwise_over_paired_draws(text):
+    """No bias within 4 errors in every coordinate."""
+    config = models.MODELS["mlp"].Config(latent_dims=(2, 1), hidden_dims=((2,), (2,)))
+    model = models.MODELS["mlp"].build(config, DataSpec((3,), None))
+    params = perturbed(jax.jit(model.init)(jax.random.key(7)), jax.random.key(8), 0.5)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    target = Target(bounds.make(text), 4)
+    pathwise, double = _draws(
+        params,
+        [("pathwise", target), ("doubly_reparameterized", target)],
+        model=model,
+        x=jnp.array([1.0, 0.0, 1.0]),
+        num_draws=10_000,
+    )
+    difference = jax.tree.map(lambda a, b: a - b, double, pathwise)
+    _assert_unbiased(difference, jax.tree.map(lambda leaf: 0.0, difference))
+
+
+@pytest.mark.parametrize("estimator", gradients.GRADIENTS)
+def test_value_is_the_bound_and_the_log_densities_are_those_of_q(estimator):
+    model, params = _model()
+    bound = bounds.elbo if estimator == "closed_form_kl" else bounds.iwae
+    value, terms = gradients.GRADIENTS[estimator](
+        params, jax.random.key(9), X, model=model, target=Target(bound, 5)
+    )
+    assert terms.log_prior.shape == (5,)
+    if estimator != "closed_form_kl":
+        np.testing.assert_allclose(value, bound(importance.log_weights(terms)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("text", [*bounds.BOUNDS])
+def test_pathwise_gradient_is_the_derivative_of_its_own_value(text):
+    model, params = _model()
+    target = Target(bounds.BOUNDS[text], 6, beta=0.5)
+
+    def objective(params):
+        return gradients.pathwise(params, jax.random.key(9), X, model=model, target=target)[0]
+
+    direction = perturbed(jax.tree.map(jnp.zeros_like, params), jax.random.key(10), 1.0)
+    move = jax.jit(lambda t: objective(jax.tree.map(lambda p, d: p + t * d, params, direction)))
+    numerical = (move(1e-5) - move(-1e-5)) / 2e-5
+    exact = jax.jit(lambda: jax.jvp(objective, (params,), (direction,))[1])()
+    np.testing.assert_allclose(exact, numerical, rtol=1e-7)
+
+
+@pytest.mark.parametrize("num_samples", [5, 70])
+def test_diagonal_hessian_is_the_diagonal_of_the_hessian(num_samples):
+    log_weights = jnp.asarray(np.random.default_rng(11).normal(size=num_samples))
+    bound = bounds.make("renyi(alpha=-0.5)")
+    whole = jax.jit(jax.hessian(bound))(log_weights)
+    ours = jax.jit(lambda w: gradients.diagonal_hessian(bound, w))(log_weights)
+    np.testing.assert_allclose(ours, jnp.diag(whole), atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["iwae", "no closed form"])
+def test_closed_form_kl_refuses_what_it_cannot_write(case, spec):
+    latent_dims = (2, 2) if case == "no closed form" else (2,)
+    mlp = models.MODELS["mlp"]
+    config = mlp.Config(latent_dims=latent_dims, hidden_dims=((3,),) * len(latent_dims))
+    model = mlp.build(config, spec)
+    target = Target(bounds.iwae if case == "iwae" else bounds.elbo, 1)
+    with pytest.raises(ValueError, match="closed_form_kl"):
+        gradients.closed_form_kl(
+            model.init(jax.random.key(0)),
+            jax.random.key(1),
+            jnp.zeros(12),
+            model=model,
+            target=target,
+        )

@@ -1,0 +1,42 @@
+"""What a compiled program needs of a device's memory, and what the device has."""
+
+import os
+from typing import Any
+
+import jax
+
+from vaejax.config import Config
+from vaejax.errors import UserError
+
+
+def program_bytes(compiled: Any) -> int:
+    """What a compiled program holds in the memory of one device."""
+    sizes = compiled.memory_analysis()
+    used = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+    return used - sizes.alias_size_in_bytes
+
+
+def device_bytes(device: jax.Device, *, sharers: int = 1) -> int:
+    """What a program may take: 0.9 of an accelerator, or half of the host's memory.
+
+    `sharers` is the number of devices among which the host's memory is divided.
+    """
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(0.9 * stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // sharers
+
+
+def check_training(compiled: Any, config: Config, *, limit: int) -> None:
+    """Refuses a training program that needs more than `limit` bytes, before it runs.
+
+    Raises:
+      UserError: naming what it needs, what there is, and the keys that set it.
+    """
+    needed = program_bytes(compiled)
+    if needed > limit:
+        raise UserError(
+            f"config.objective.num_samples={config.objective.num_samples} with "
+            f"training.batch_size={config.training.batch_size}: one step needs "
+            f"{needed / 2**30:.3g} GiB, {limit / 2**30:.3g} GiB may be used; lower either"
+        )
