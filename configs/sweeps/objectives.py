@@ -1,7 +1,7 @@
 """Every bound with every sound gradient estimator, at K = 8; --config=configs/digits.py.
 
 python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/objectives.py \
-    --seeds=3 --evaluate --workdir=runs/objectives
+    --workdir=runs/objectives --seeds=3
 """
 
 from vaejax import bounds, gradients

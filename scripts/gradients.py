@@ -1,0 +1,59 @@
+"""Bias, variance, signal-to-noise ratio and cost of gradient estimators.
+
+python scripts/gradients.py --workdir=runs/digits [--num_samples=1,5,50,500] \
+    [--estimators=iwae:pathwise,iwae:doubly_reparameterized|all] [--num_draws=400]
+python scripts/gradients.py --config=configs/digits.py --out=gradients   # untrained parameters
+"""
+
+import pathlib
+
+from absl import flags
+
+from vaejax import cli, gradient_run
+from vaejax.errors import UserError
+
+cli.define_config("")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a trained run")
+OUT = flags.DEFINE_string("out", None, "with --config: folder for the results")
+ESTIMATORS = flags.DEFINE_string(
+    "estimators", gradient_run.DEFAULT_PAIRS, "bound:estimator pairs, comma-separated, or all"
+)
+NUM_SAMPLES = flags.DEFINE_list("num_samples", ["1", "5", "50", "500"], "every K")
+NUM_DRAWS = flags.DEFINE_integer("num_draws", 400, "gradients drawn for each pair and K")
+NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 8, "examples in one gradient")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the draws")
+SPLIT = flags.DEFINE_string("split", "test", "split of the examples")
+
+
+def _sizes() -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(text) for text in NUM_SAMPLES.value))
+    except ValueError as error:
+        raise UserError(f"--num_samples: needs whole numbers, got {NUM_SAMPLES.value}") from error
+
+
+def main(console):
+    """Measures, prints the table and names the files."""
+    if (WORKDIR.value is None) == (OUT.value is None):
+        raise UserError("--workdir of a run, or --config with --out: needs one of the two")
+    settings = gradient_run.Settings(
+        gradient_run.parse_pairs(ESTIMATORS.value),
+        _sizes(),
+        NUM_DRAWS.value,
+        NUM_EXAMPLES.value,
+        SEED.value,
+        SPLIT.value,
+    )
+    out = pathlib.Path(WORKDIR.value or OUT.value)
+    if WORKDIR.value:
+        result = gradient_run.measure_run(out, settings, console=console)
+    else:
+        result = gradient_run.measure_config(cli.config(), out, settings, console=console)
+    console.print(gradient_run.table(result))
+    for line in gradient_run.summary_lines(result):
+        console.print(line, soft_wrap=True)
+    console.print(f"{out / gradient_run.RESULT}, {out / 'figures' / 'gradients.png'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,156 @@
+"""The gradient laboratory: statistics with known answers, then a whole measurement."""
+
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+from rich.console import Console
+from run_script import run_script
+
+from vaejax import gradient_lab, gradient_run
+from vaejax.errors import UserError
+from vaejax.gradient_lab import Moments, Pair
+
+QUIET = Console(quiet=True)
+BLOCKS = gradient_lab.NUM_BLOCKS
+
+
+def _moments(draws, differences):
+    """Moments of draws [R, size, J], accumulated as the laboratory does."""
+
+    def block(values):
+        zeros = {"inference": jnp.zeros(values.shape[-1]), "generative": jnp.zeros(1)}
+
+        def add(carry, step):
+            return gradient_lab.add_draw(step[0], *carry, zeros | {"inference": step[1]}), None
+
+        counts = jnp.arange(1, len(values) + 1)
+        return jax.lax.scan(add, (zeros, zeros), (counts, values))[0]
+
+    stacked = [jax.vmap(block)(jnp.asarray(part)) for part in (draws, differences)]
+    return Moments(*stacked[0], *stacked[1])
+
+
+@pytest.mark.usefixtures("x64")
+def test_signal_to_noise_and_variance_are_those_of_the_draws():
+    rng, mean = np.random.default_rng(0), np.array([0.5, -0.2, 0.0])
+    scale = np.array([1.0, 2.0, 0.5])
+    draws = mean + scale * rng.normal(size=(BLOCKS, 200, 3))
+    found = gradient_lab.summarize(
+        _moments(draws, np.zeros_like(draws)), reference=None, num_draws=BLOCKS * 200
+    )["phi"]
+    np.testing.assert_allclose(found.variance, draws.reshape(-1, 3).var(axis=0, ddof=1).sum())
+    exact = np.sqrt(np.sum(mean**2) / np.sum(scale**2))
+    assert abs(found.snr - exact) < 4 * found.snr_se
+    assert 0.5 < found.snr_se / (1 / np.sqrt(BLOCKS * 200)) < 2.0
+
+
+def test_bias_statistic_is_standard_without_a_bias_and_sees_one():
+    rng = np.random.default_rng(1)
+    null = [gradient_lab.bias_statistic(rng.standard_t(4, (BLOCKS, 300))) for _ in range(400)]
+    assert abs(np.mean(null)) < 4 / np.sqrt(400)
+    assert 0.8 < np.std(null) < 1.25
+    assert np.mean(np.array(null) > gradient_lab.Z_LIMIT) < 0.02
+    shift = np.full(300, 0.2)
+    assert gradient_lab.bias_statistic(shift + rng.normal(size=(BLOCKS, 300))) > 6.0
+
+
+def test_slope_is_the_exponent():
+    sizes = [1, 5, 50, 500]
+    np.testing.assert_allclose(gradient_lab.slope(sizes, [3 * k**-0.5 for k in sizes]), -0.5)
+    assert gradient_lab.slope([5], [1.0]) is None
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """The linear-Gaussian model on digits, at its initial parameters."""
+    out = tmp_path_factory.mktemp("gradients")
+    config = small_config(
+        model__name="linear_gaussian",
+        model__latent_dim=2,
+        dataset__binarization="none",
+        objective__bound="elbo",
+    )
+    pairs = "iwae:pathwise,iwae:doubly_reparameterized,iwae:stl"
+    settings = gradient_run.Settings(
+        gradient_run.parse_pairs(pairs), (2, 32), num_draws=200, num_examples=4
+    )
+    return out, gradient_run.measure_config(config, out, settings, console=QUIET)
+
+
+def test_laboratory_tells_sound_from_unsound(result):
+    rows = {(row["pair"], row["num_samples"]): row for row in result[1]["rows"]}
+    assert len(rows) == 6
+    for size in (2, 32):
+        assert rows["iwae:stl", size]["phi"]["biased"]
+        assert not rows["iwae:doubly_reparameterized", size]["phi"]["biased"]
+        assert rows["iwae:pathwise", size]["phi"]["bias_z"] is None
+        assert not any(rows[pair, size]["theta"]["biased"] for pair, k in rows if k == size)
+        assert rows["iwae:stl", size]["seconds"] > 0
+
+
+def test_laboratory_shows_what_rainforth_and_tucker_found(result):
+    """Pathwise phi-SNR falls with K, the doubly reparameterised one is above it at each K."""
+    snr = {(r["pair"], r["num_samples"]): r["phi"]["snr"] for r in result[1]["rows"]}
+    assert snr["iwae:pathwise", 32] < snr["iwae:pathwise", 2]
+    for size in (2, 32):
+        assert snr["iwae:doubly_reparameterized", size] > snr["iwae:pathwise", size]
+
+
+def test_laboratory_writes_json_a_figure_and_a_table(result):
+    out, found = result
+    assert json.loads((out / "gradients.json").read_text())["rows"][0]["num_samples"] == 2
+    assert (out / "figures" / "gradients.png").stat().st_size > 10_000
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(gradient_run.table(found))
+    text = console.export_text()
+    assert "reference" in text
+    assert "*" in text
+    assert len(gradient_run.summary_lines(found)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    {
+        "iwae": "needs bound:estimator, got 'iwae'",
+        "iwea:pathwise": "did you mean 'iwae'",
+        "iwae:dreg": "unknown 'dreg'",
+        "renyi(alfa=2):pathwise": "did you mean 'alpha'",
+        "iwae:closed_form_kl": "form of the elbo alone",
+        ",": "needs at least one",
+    }.items(),
+)
+def test_bad_pairs_are_named(text, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        gradient_run.parse_pairs(text)
+
+
+def test_all_means_every_pair_that_can_be():
+    pairs = gradient_run.parse_pairs("all")
+    assert Pair("cubo", "doubly_reparameterized") in pairs
+    assert Pair("iwae", "closed_form_kl") not in pairs
+    assert gradient_run.parse_pairs("renyi(alpha=0.5):stl,elbo:stl")[0].bound == "renyi(alpha=0.5)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir of a run, or --config with --out"),
+        (["--workdir=nowhere"], "nowhere holds no run"),
+        (["--workdir=nowhere", "--num_samples=5,x"], "needs whole numbers"),
+        (["--out=o", "--config=configs/digits.py", "--num_draws=7"], "multiple of 20"),
+        (
+            ["--out=o", "--config=configs/digits.py", "--estimators=miwae:stl", "--num_samples=3"],
+            "num_groups: must divide num_samples = 3, got 2",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
+    finished = run_script("gradients.py", *arguments)
+    assert finished.code == 2
+    assert message in finished.err
+    assert finished.err.count("\n") == 1
