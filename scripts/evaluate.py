@@ -42,6 +42,8 @@ def main(console):
         result = evaluate_run.evaluate(workdir, **shared)
         console.print(reporting.bounds_table(result))
     console.print(reporting.diagnostics_line(result))
+    if biased := reporting.biased_line(result):
+        console.print(biased, style="yellow", soft_wrap=True)
     console.print(f"figures: {workdir / 'figures'}", soft_wrap=True)
 
 

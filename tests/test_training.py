@@ -9,9 +9,14 @@ import numpy as np
 import optax
 import pytest
 from conftest import small_config
+from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import optimizers, runs, splits, training
+from vaejax import memory, optimizers, reporting, runs, splits, train_run, training
+from vaejax.errors import UserError
+from vaejax.types import DataSpec
+
+SPEC = DataSpec((8, 8, 1), None)
 
 
 @functools.cache
@@ -177,6 +182,70 @@ def test_metrics_report_the_plain_bounds_whatever_is_optimised():
     )
     assert (metrics["iwae"] > metrics["elbo"]).all()
     assert not np.allclose(metrics["loss"], -metrics["iwae"])
+
+
+@pytest.mark.parametrize("trained", ["generative", "inference"])
+def test_parameters_that_are_not_trained_stay_bit_for_bit(trained):
+    config, model, plan, images = _setup(training__parameters=trained)
+    before = jax.device_get(_start(config, model).params)
+    call = functools.partial(training.train_call, config=config, model=model, plan=plan)
+    after = jax.jit(call)(_start(config, model), images)[0].params
+    frozen = {"generative": "inference", "inference": "generative"}[trained]
+    chex.assert_trees_all_equal(after[frozen], before[frozen])
+    for new, old in zip(
+        jax.tree.leaves(after[trained]), jax.tree.leaves(before[trained]), strict=True
+    ):
+        assert not np.array_equal(new, old)
+
+
+def test_a_run_may_start_from_the_parameters_of_another(tmp_path):
+    quiet = Console(quiet=True)
+    first = train_run.train(small_config(training__num_epochs=1), tmp_path / "a", console=quiet)
+    config = small_config(
+        training__num_epochs=1,
+        training__start_from=str(tmp_path / "a"),
+        training__parameters="inference",
+        training__ema_decay=0.5,
+    )
+    second = train_run.train(config, tmp_path / "b", console=quiet)
+    chex.assert_trees_all_equal(second.params["generative"], first.params["generative"])
+    chex.assert_trees_all_equal(second.average["generative"], first.params["generative"])
+    with pytest.raises(
+        UserError, match=r"start_from: .*another model .*latent_dims: \[2\] != \[3\]"
+    ):
+        runs.start_params(
+            config_lib.override(config, "model.latent_dims", (2,)), SPEC, console=quiet
+        )
+    with pytest.raises(UserError, match=r"start_from: .*holds no run"):
+        runs.start_params(
+            config_lib.override(config, "training.start_from", "nowhere"), SPEC, console=quiet
+        )
+
+
+def test_a_step_too_large_for_the_memory_is_refused_before_it_runs():
+    config, model, plan, images = _setup()
+    compiled = (
+        jax.jit(functools.partial(training.train_call, config=config, model=model, plan=plan))
+        .lower(_start(config, model), images)
+        .compile()
+    )
+    needed = memory.program_bytes(compiled)
+    assert needed > images.nbytes
+    memory.check_training(compiled, config, limit=needed)
+    with pytest.raises(UserError, match=r"num_samples=1 with .*batch_size=200.* lower either"):
+        memory.check_training(compiled, config, limit=needed - 1)
+
+
+def test_a_biased_gradient_is_allowed_on_request_and_said_in_the_result():
+    config = small_config(
+        objective__bound="iwae", objective__gradient="stl", objective__allow_biased=True
+    )
+    reason = config_lib.biased_gradient(config.objective)
+    assert "stl is biased" in reason
+    assert config_lib.biased_gradient(small_config().objective) is None
+    stamped = {"protocol": {"biased_gradient": reason}}
+    assert reporting.biased_line(stamped).startswith("trained with a biased gradient: stl")
+    assert reporting.biased_line({"protocol": {"biased_gradient": None}}) is None
 
 
 def test_moving_average_by_hand():

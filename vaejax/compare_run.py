@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from vaejax import comparison, comparison_plots, comparison_report, logging, runs, training
+from vaejax import (
+    comparison,
+    comparison_plots,
+    comparison_report,
+    logging,
+    reporting,
+    runs,
+    training,
+)
 from vaejax import workdir as workdir_lib
 from vaejax.comparison import Run, Setting
 from vaejax.errors import UserError, unknown
@@ -143,12 +151,16 @@ def _report(found: Sequence[Run], first: Run) -> Report:
             "Evaluated unlike, so no differences between the tables: "
             f"{'; '.join(comparison.protocol_mismatches(found))}."
         )
+    everything = [setting for parts, _ in tables for setting in parts]
+    for setting in everything:
+        biased = reporting.biased_line(setting.runs[0].result)
+        if biased:
+            lines.append(f"{setting.name}: {biased}.")
     reason = comparison.budget_mismatch(found)
     if reason:
         lines.append(f"No equal-budget view: {reason}.")
     else:
         costs = ("decoder_evaluations", "seconds")
-        everything = [setting for parts, _ in tables for setting in parts]
         budgets = {cost: comparison.equal_budget(everything, cost=cost) for cost in costs}
         lines += comparison_report.budget_lines({c: b for c, b in budgets.items() if b[1]})
     return Report(tables, lines)

@@ -51,6 +51,12 @@ def bounds_table(result: dict[str, Any]) -> Table:
     return table
 
 
+def biased_line(result: dict[str, Any]) -> str | None:
+    """What to know of a run that was trained with `objective.allow_biased`, or None."""
+    reason = result["protocol"].get("biased_gradient")
+    return None if reason is None else f"trained with a biased gradient: {reason.partition(';')[0]}"
+
+
 def diagnostics_line(result: dict[str, Any]) -> str:
     """ESS and active units in one sentence."""
     diagnostics, protocol = result["diagnostics"], result["protocol"]

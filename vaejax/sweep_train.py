@@ -96,10 +96,10 @@ def _members_that_fit(group: Group, program, memory: int | None) -> int:
     """How many members to train at a time; says so where it is not all of them."""
     members, needed = len(group.members), memory_lib.program_bytes(program)
     limit = memory or _device_bytes(group)
-    if needed <= limit:
-        return members
     if members == 1:
-        memory_lib.check_training(program, group.members[0].config, limit=limit)
+        memory_lib.check_training(program, group.members[0].config, limit=_device_bytes(group))
+    if needed <= limit or members == 1:
+        return members
     size = min(max(1, int(members * limit / needed)), members - 1)
     group.console.print(
         f"{members} members need {needed / 2**30:.2g} GiB of a device, {limit / 2**30:.2g} may "
