@@ -129,7 +129,7 @@ def test_samples_are_those_of_a_larger_run(run):
     model, params, x = run
     terms = [
         jax.jit(
-            lambda key, k=k: evaluation.example_log_terms(
+            lambda key, k=k: importance.chunked_log_terms(
                 params, key, jnp.float32(x[0]), model=model, num_samples=k, chunk_size=4
             )
         )(jax.random.key(1))
@@ -165,7 +165,7 @@ def test_monte_carlo_error_is_the_spread_over_seeds(spec):
 
     @jax.jit
     def one(key):
-        terms = evaluation.example_log_terms(
+        terms = importance.chunked_log_terms(
             params, key, x, model=model, num_samples=500, chunk_size=500
         )
         return evaluation.summarize_weights(terms)[:2]

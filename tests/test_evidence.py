@@ -244,12 +244,14 @@ def test_jackknife_is_its_definition_and_less_biased():
     assert abs(np.mean(values[1:]) - truth) < 0.3 * abs(np.mean(plain) - truth)
 
 
-def test_importance_weights_are_those_of_the_evaluation():
+def test_sample_j_has_its_own_key_whatever_the_chunk():
     """Sample j of an example comes from fold_in(key, j), whatever the chunk."""
     model, params, x = _problem("linear")
-    config = importance_estimator.Config(num_samples=7, chunk_size=3)
     key = jax.random.key(5)
-    weights = importance_estimator.log_weights(params, key, x[0], config=config, model=model)
+    terms = importance.chunked_log_terms(
+        params, key, x[0], model=model, num_samples=7, chunk_size=3
+    )
+    weights = importance.log_weights(terms)
     term = lambda j: importance.log_weights(
         importance.log_terms(params, jax.random.fold_in(key, j), x[0], model=model)
     )

@@ -46,27 +46,6 @@ def bound_sizes(num_samples: int) -> tuple[int, ...]:
     return tuple(sorted({k for k in BOUND_SAMPLES if k <= num_samples} | {num_samples}))
 
 
-def example_log_terms(
-    params: Params,
-    key: PRNGKeyArray,
-    x: Float[Array, "D"],
-    *,
-    model: Model,
-    num_samples: int,
-    chunk_size: int,
-) -> LogTerms:
-    """`log_terms` of samples 0..K-1 of one example, [K] each, `chunk_size` at a time."""
-    num_chunks = -(-num_samples // chunk_size)
-    size = -(-num_samples // num_chunks)
-
-    def chunk(first):
-        keys = jax.vmap(lambda j: jax.random.fold_in(key, j))(first + jnp.arange(size))
-        return jax.vmap(lambda key: importance.log_terms(params, key, x, model=model))(keys)
-
-    terms = jax.lax.map(chunk, size * jnp.arange(num_chunks))
-    return jax.tree.map(lambda term: term.reshape(-1)[:num_samples], terms)
-
-
 def summarize_weights(terms: LogTerms) -> tuple[dict, dict, Float[Array, ""]]:
     """Every bound of one example from its K samples: values, error variances, ESS.
 
@@ -99,7 +78,7 @@ def evaluate_example(
 ) -> PerExample:
     """All estimates for example number `index`; `key` is that of the evaluation."""
     example_key = jax.random.fold_in(key, index)
-    terms = example_log_terms(
+    terms = importance.chunked_log_terms(
         params, example_key, x, model=model, num_samples=num_samples, chunk_size=chunk_size
     )
     values, variances, ess = summarize_weights(terms)
@@ -125,7 +104,7 @@ def validation_bounds(
     chunk_size: int,
 ) -> dict[str, Float[Array, ""]]:
     """ELBO and L_K of example number `index`: what a run watches while it trains."""
-    terms = example_log_terms(
+    terms = importance.chunked_log_terms(
         params,
         jax.random.fold_in(key, index),
         x,

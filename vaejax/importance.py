@@ -1,6 +1,7 @@
 """Log importance weights of one example: the vector every bound is a function of."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vaejax.types import Latent, LogTerms, Model, Params
@@ -55,3 +56,27 @@ def sample_log_weights(
     """K independent log importance weights of one example, in nats."""
     terms = sample_log_terms(params, key, x, model=model, num_samples=num_samples)
     return log_weights(terms, beta=beta)
+
+
+def chunked_log_terms(
+    params: Params,
+    key: PRNGKeyArray,
+    x: Float[Array, "D"],
+    *,
+    model: Model,
+    num_samples: int,
+    chunk_size: int,
+) -> LogTerms:
+    """`log_terms` of samples 0..K-1 of one example, [K] each, `chunk_size` at a time.
+
+    Sample j has the key fold_in(key, j), whatever K and the chunks.
+    """
+    num_chunks = -(-num_samples // chunk_size)
+    size = -(-num_samples // num_chunks)
+
+    def chunk(first):
+        keys = jax.vmap(lambda j: jax.random.fold_in(key, j))(first + jnp.arange(size))
+        return jax.vmap(lambda key: log_terms(params, key, x, model=model))(keys)
+
+    terms = jax.lax.map(chunk, size * jnp.arange(num_chunks))
+    return jax.tree.map(lambda term: term.reshape(-1)[:num_samples], terms)

@@ -14,6 +14,17 @@ def logmeanexp(values: Float[Array, "K"]) -> Float[Array, ""]:
     return jax.nn.logsumexp(values) - math.log(values.shape[0])
 
 
+def log_left_out(values: Float[Array, "K"]) -> Float[Array, "K"]:
+    """log(1 - softmax(values)_k) for each k: what is left of the sum without it. K >= 2.
+
+    Only the largest share can be near 1, where 1 - share would cancel: its rest is summed.
+    """
+    is_largest = jnp.arange(values.shape[0]) == jnp.argmax(values)
+    rest = jax.nn.logsumexp(jnp.where(is_largest, -jnp.inf, values)) - jax.nn.logsumexp(values)
+    others = jnp.log1p(-jnp.where(is_largest, 0.0, jax.nn.softmax(values)))
+    return jnp.where(is_largest, rest, others)
+
+
 def normal_log_prob(
     x: Float[Array, "..."], loc: Float[Array, "..."], log_scale: Float[Array, "..."]
 ) -> Float[Array, "..."]:

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
-from vaejax import bounds, diagnostics, importance, pareto
+from vaejax import bounds, diagnostics, importance, numerics, pareto
 from vaejax.schema import field
-from vaejax.types import Estimator, Evidence, Model, Params
+from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"importance": "lower bound", "jackknife": "estimate, not a bound"}
 ESS_NEEDED = 100.0  # below, the delta-method error of log p(x) is known to be too small
@@ -41,33 +40,10 @@ def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
     return []
 
 
-def log_weights(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, config: Config, model: Model
-) -> Float[Array, "K"]:
-    """K log importance weights, sample j from fold_in(key, j), `chunk_size` at a time."""
-
-    def one(index):
-        terms = importance.log_terms(params, jax.random.fold_in(key, index), x, model=model)
-        return importance.log_weights(terms)
-
-    return jax.lax.map(one, jnp.arange(config.num_samples), batch_size=config.chunk_size)
-
-
 def jackknife(log_weights: Float[Array, "K"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """JVI-1 = K L_K - (K-1) mean_i L_{K-1} without w_i, and its jackknife variance.
-
-    Nowozin (2018), eq. 12: bias O(K^-2) instead of O(K^-1), but not a bound. Written as
-    L_K + (K-1) [log(1 - 1/K) - mean_i log(1 - w~_i)], which loses no digits to the
-    subtraction of two numbers K times larger.
-    """
-    size = log_weights.shape[0]
-    weights = jax.nn.softmax(log_weights)
-    largest = jnp.argmax(weights)
-    others = jax.nn.logsumexp(log_weights.at[largest].set(-jnp.inf))
-    without = jnp.log1p(-weights).at[largest].set(others - jax.nn.logsumexp(log_weights))
-    shift = jnp.log1p(-1.0 / size) - jnp.mean(without)
-    variance = (size - 1) * jnp.var(without)
-    return bounds.iwae(log_weights) + (size - 1) * shift, variance
+    """JVI-1 of `bounds.jackknife`, and its jackknife variance (Nowozin 2018, eq. 12)."""
+    variance = (log_weights.shape[0] - 1) * jnp.var(numerics.log_left_out(log_weights))
+    return bounds.jackknife(log_weights), variance
 
 
 def build(config: Config, *, model: Model) -> Estimator:
@@ -75,7 +51,15 @@ def build(config: Config, *, model: Model) -> Estimator:
     limit = pareto.threshold(config.num_samples)
 
     def estimate(params, key, x, tuning):
-        weights = log_weights(params, key, x, config=config, model=model)
+        terms = importance.chunked_log_terms(
+            params,
+            key,
+            x,
+            model=model,
+            num_samples=config.num_samples,
+            chunk_size=config.chunk_size,
+        )
+        weights = importance.log_weights(terms)
         ess, k_hat = diagnostics.effective_sample_size(weights), pareto.k_hat(weights)
         # Written so that NaN, an unknown k-hat, counts as bad.
         bad = ~(k_hat <= limit)
