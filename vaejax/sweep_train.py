@@ -148,36 +148,20 @@ def _finished(group: Group, tally: Tally, index: int) -> bool:
 
 def _loop(group, program, states, tally, writers, failures, stopped, report, begun) -> None:
     """Scans until no member is active; every member's rows, pictures and checkpoints."""
-    validate, update_best = (
-        sweep_group.make_validator(group),
-        sweep_group.make_best_updater(group),
-    )
+    judge = _make_judge(group)
     states, saved_at = sweep_group.stack(group, states), time.monotonic()
-    config, batch_size = group.members[0].config, group.members[0].config.training.batch_size
-    pause = config.training.checkpoint_seconds
+    pause = group.members[0].config.training.checkpoint_seconds
     while tally.active.any() and not stopped():
         was_active = tally.active.copy()
         states, metrics = program(states, sweep_group.spread(group, tally.active))
         tally.step[tally.active] += group.plan.steps_per_call
         rows = _rows(group, tally, jax.device_get(metrics), failures)
         due = _due(group, tally, rows)
-        if due.any():
-            values = validate(states)
-            for index in np.flatnonzero(due):
-                rows[index] |= {name: float(value[index]) for name, value in values.items()}
-            if states.best is not None:
-                scores = sweep_group.spread(group, values["validation/iwae"].astype(np.float32))
-                states = update_best(states, scores, sweep_group.spread(group, due))
-                tally.stale = np.array(states.best.stale)
+        states = judge(states, tally, rows, due)
         _write_pictures(group, tally, states, due, writers)
         tally.seconds[was_active] += (time.monotonic() - begun) / was_active.sum()
         begun = time.monotonic()
-        for index, row in rows.items():
-            row["seconds"] = round(tally.seconds[index], 3)
-            writers[index].scalars(int(tally.step[index]), row)
-            shown = "validation/iwae" if "validation/iwae" in row else "train/elbo"
-            done = int(tally.step[index]) * batch_size
-            report(group.members[index].name, done, f"{shown} {row[shown]:.2f}")
+        _write_rows(group, tally, rows, writers, report)
         ended = [index for index in rows if _finished(group, tally, index)]
         tally.active[ended] = False
         if time.monotonic() - saved_at >= pause:
@@ -192,6 +176,38 @@ def _loop(group, program, states, tally, writers, failures, stopped, report, beg
             state = sweep_group.member_state(jax.device_get(states), index)
             train_run.write_training_figures(sweep_group.session(group, index), state)
     _save(group, tally, states, np.flatnonzero(tally.active))
+
+
+def _make_judge(group: Group) -> Callable[..., TrainState]:
+    """A function that validates members that are due: into their rows, their best, the tally."""
+    validate = sweep_group.make_validator(group)
+    update_best = sweep_group.make_best_updater(group)
+
+    def judge(states: TrainState, tally: Tally, rows: dict[int, dict], due: np.ndarray):
+        if not due.any():
+            return states
+        values = validate(states)
+        for index in np.flatnonzero(due):
+            rows[index] |= {name: float(value[index]) for name, value in values.items()}
+        if states.best is None:
+            return states
+        scores = sweep_group.spread(group, values["validation/iwae"].astype(np.float32))
+        states = update_best(states, scores, sweep_group.spread(group, due))
+        tally.stale = np.array(states.best.stale)
+        return states
+
+    return judge
+
+
+def _write_rows(group: Group, tally: Tally, rows: dict[int, dict], writers, report: Report):
+    """Every active member's row into its own metrics, and its progress to the reader."""
+    batch_size = group.members[0].config.training.batch_size
+    for index, row in rows.items():
+        row["seconds"] = round(tally.seconds[index], 3)
+        writers[index].scalars(int(tally.step[index]), row)
+        shown = "validation/iwae" if "validation/iwae" in row else "train/elbo"
+        done = int(tally.step[index]) * batch_size
+        report(group.members[index].name, done, f"{shown} {row[shown]:.2f}")
 
 
 def _rows(group: Group, tally: Tally, metrics: dict, failures: Failures) -> dict[int, dict]:
