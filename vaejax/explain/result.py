@@ -24,7 +24,10 @@ class Experiment(Protocol):
       Config: frozen dataclass of its budget, fields made by `schema.field`.
       QUESTION: the question it answers, as a newcomer would ask it.
       compute: `(config, *, seed) -> findings`, a NamedTuple of arrays; draws nothing.
-      numbers: `(findings) -> dict` of plain values, as `explain.json` holds it.
+      numbers: `(findings) -> dict` of plain values, as `explain.json` holds it: named in
+        words, units and all ("elbo_nats"); lists are kept for the file, not printed.
+      headline: `(findings) -> str`, the number to remember, in one line of at most 90
+        characters ("log p(x) - (ELBO + KL) is 3e-14 nat at most").
       sentences: `(findings) -> list` of three sentences whose numbers are of this run.
       pictures: `(findings) -> {name: Picture}`.
     """
@@ -35,6 +38,8 @@ class Experiment(Protocol):
     def compute(self, config: Any, *, seed: int) -> Any: ...
 
     def numbers(self, findings: Any) -> dict[str, Any]: ...
+
+    def headline(self, findings: Any) -> str: ...
 
     def sentences(self, findings: Any) -> list[str]: ...
 
