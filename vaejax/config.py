@@ -179,11 +179,11 @@ def with_numbers(config: Config, numbers: Numbers) -> Config:
     return config
 
 
-def load(reference: str) -> Config:
-    """Runs `get_config(argument)` of "path/to/file.py" or "path/to/file.py:argument".
+def run_file(reference: str) -> Any:
+    """What `get_config(argument)` of "path/to/file.py" or "path/to/file.py:argument" returns.
 
     Raises:
-      UserError: no such file, a file that does not run, or a bad result.
+      UserError: no such file, or a file that does not run.
     """
     path_text, _, argument = reference.partition(":")
     path = pathlib.Path(path_text)
@@ -194,11 +194,20 @@ def load(reference: str) -> Config:
         spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
+        return module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
     except Exception as error:  # a config file is the user's code: any exception may come
         raise UserError(f"--config: {reference}: {type(error).__name__}: {error}") from error
+
+
+def load(reference: str) -> Config:
+    """The valid config that `run_file` gives.
+
+    Raises:
+      UserError: no such file, a file that does not run, or a bad result.
+    """
+    config = run_file(reference)
     if not isinstance(config, Config):
         raise UserError(f"--config: {reference}: get_config must return vaejax.config.Config")
     validate(config)

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from vaejax import splits
 from vaejax import config as config_lib
+from vaejax import splits
 from vaejax.explain import closed_forms, draw, plane, vae
 from vaejax.explain.result import Picture
 from vaejax.models import linear_gaussian
@@ -182,6 +182,7 @@ def sentences(findings: Findings) -> list[str]:
     terms = findings.vae
     worst = int(np.argmax(terms.kl))
     residual = max(findings.linear.residual().max(), terms.residual().max())
+    least = min(findings.linear.kl.min(), terms.kl.min())
     return [
         f"For digit {worst + 1} the VAE's ELBO is {terms.elbo[worst]:.3f} nats, the distance "
         f"KL(q || p(z|x)) from its encoder's guess to the true posterior is "
@@ -190,7 +191,7 @@ def sentences(findings: Findings) -> list[str]:
         f"Each of the three was computed without the other two, and yet over "
         f"{len(terms.kl)} digits and two models nothing more than {residual:.0e} nat is left "
         f"over: ELBO + KL is log p(x), not roughly but exactly.",
-        f"A KL is never negative (the smallest here is {min(terms.kl.min(), findings.linear.kl.min()):.3f}), "
+        f"A KL is never negative (the smallest here is {least:.3f}), "
         f"so the ELBO is a lower bound, and how far it falls short says how wrong q is.",
     ]
 
@@ -199,9 +200,9 @@ def pictures(findings: Findings) -> dict[str, Picture]:
     """Stacked bars with what is left over, and q beside the posterior."""
     return {
         "bars": Picture(
-            "Per test digit: the ELBO (blue, from the axis' lower end) and the KL on top of it (orange) "
-            "reach log p(x) (black), which was computed without them; below, what is left "
-            "over, in nats.",
+            "Per test digit: the ELBO (blue, from the lower end of the axis) and the KL on top "
+            "of it (orange) reach log p(x) (black), which was computed without them; below, "
+            "what is left over, in nats.",
             _bars(findings),
         ),
         "posteriors": Picture(
