@@ -7,8 +7,9 @@ order is the order of the page.
 
 from types import ModuleType
 
-from vaejax.explain import identity
+from vaejax.explain import fixed_model, identity
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "identity": identity,
+    "fixed_model": fixed_model,
 }

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 ELBO = "#0072B2"
 KL = "#E69F00"
+KL_TEXT = "#8A5F00"  # the same, dark enough for letters
 LOG_MARGINAL = "#000000"
 BOUND = "#009E73"
 DATA = "#777777"
