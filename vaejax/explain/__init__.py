@@ -7,9 +7,10 @@ order is the order of the page.
 
 from types import ModuleType
 
-from vaejax.explain import fixed_model, identity
+from vaejax.explain import fixed_model, identity, trained_model
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "identity": identity,
     "fixed_model": fixed_model,
+    "trained_model": trained_model,
 }

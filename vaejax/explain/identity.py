@@ -18,6 +18,7 @@ from vaejax.schema import field
 from vaejax.types import DataSpec, Model
 
 QUESTION = "How does the ELBO relate to log p(x)?"
+_UNDER_Q = 128  # Gauss-Hermite nodes per latent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def vae_terms(
     def parts(params):
         joint = plane.log_joint(params, x, legendre, model=model)
         marginal = jax.vmap(lambda row: plane.log_marginal(row, legendre))(joint)
-        elbo = jax.vmap(lambda x: plane.elbo(params, x, model=model))(x)
+        elbo = jax.vmap(lambda x: plane.elbo(params, x, model=model, num_nodes=_UNDER_Q))(x)
         joint = plane.log_joint(params, x, trapezoidal, model=model)
         guess = jax.vmap(lambda x: plane.log_posterior(params, x, trapezoidal, model=model))(x)
         kl = jax.vmap(lambda row, log_q: plane.kl(row, log_q, trapezoidal))(joint, guess)
@@ -139,8 +140,7 @@ def _vae(config: Config, *, seed: int):
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         x = splits.held_out(settings, "test").x[: config.num_examples].astype(np.float64)
-        means = jax.vmap(lambda x: model.posterior_mean(double, jax.random.key(0), x)[0])(x)
-        half_width = max(8.0, float(np.abs(means).max()) + 4.0)
+        half_width = float(plane.half_width(double, x, model=model))
         nodes = config.grid_nodes
         found = vae_terms(double, x, model=model, half_width=half_width, num_nodes=nodes)
         return *found, np.linspace(-half_width, half_width, nodes)
