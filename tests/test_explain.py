@@ -39,7 +39,13 @@ TINY = {
         "nodes_under_q": 32,
     },
     "fixed_model": {"num_examples": 20, "num_latents": 3, "num_steps": 40, "num_records": 4},
-    "trained_model": {"num_epochs": 2, "num_examples": 3, "hidden_units": 4, "grid_nodes": 101},
+    "trained_model": {
+        "num_epochs": 2,
+        "num_examples": 3,
+        "hidden_units": 4,
+        "grid_nodes": 181,
+        "nodes_under_q": 48,
+    },
     "maximum_likelihood": {"num_latents": 1, "elbo_epochs": 40, "bound_epochs": 20},
 }
 
@@ -155,7 +161,7 @@ def test_a_fixed_model_has_a_fixed_sum_and_training_reaches_the_best_q():
     assert findings.residual < 1e-8
     assert np.ptp(findings.elbo + findings.kl) < 1e-8
     last = findings.num_diagonal - 1
-    assert abs(findings.kl[last] - findings.best_diagonal_kl) < 1e-3
+    assert -1e-9 < findings.kl[last] - findings.best_diagonal_kl < 5e-3
     assert 0 <= findings.kl[-1] < 1e-3 < findings.kl[last]
     assert findings.elbo[-1] > findings.elbo[last] > findings.elbo[0]
 
@@ -176,7 +182,7 @@ def test_maximum_likelihood_is_reached_and_never_passed(found):
     for run in findings.runs.values():
         assert (run.log_marginal <= findings.best + 1e-9).all()
         assert (run.elbo <= run.log_marginal + 1e-9).all()
-        assert run.log_marginal[0] < findings.best - 10.0
+        assert run.log_marginal[0] < findings.best - 5.0
         assert run.log_marginal[-1] > findings.best - 0.05
         assert run.angle < 5.0
 

@@ -16,7 +16,6 @@ from vaejax.schema import field
 from vaejax.types import DataSpec, Model, Params
 
 QUESTION = "When a VAE trains, does the model get better, or only the encoder?"
-_UNDER_Q = 20  # Gauss-Hermite nodes per latent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Config:
     hidden_units: int = field(64, "width of its two hidden layers, encoder and decoder", low=1)
     learning_rate: float = field(1e-3, "Adam's rate", low=0.0)
     grid_nodes: int = field(151, "grid nodes per latent", low=51, high=1001)
+    nodes_under_q: int = field(24, "Gauss-Hermite nodes per latent", low=8, high=180)
 
 
 class Findings(NamedTuple):
@@ -49,7 +49,12 @@ class Findings(NamedTuple):
 
 
 def measure(
-    params: Params, x: Float[np.ndarray, "N D"], *, model: Model, num_nodes: int
+    params: Params,
+    x: Float[np.ndarray, "N D"],
+    *,
+    model: Model,
+    num_nodes: int,
+    nodes_under_q: int,
 ) -> tuple[Float[np.ndarray, ""], ...]:
     """Means of log p(x), ELBO and KL over the rows of x; the ELBO knows nothing of the others."""
     rule = plane.trapezoidal(plane.half_width(params, x, model=model), num_nodes)
@@ -57,7 +62,7 @@ def measure(
     marginal = jax.vmap(lambda row: plane.log_marginal(row, rule))(joint)
     guess = jax.vmap(lambda x: plane.log_posterior(params, x, rule, model=model))(x)
     kl = jax.vmap(lambda row, log_q: plane.kl(row, log_q, rule))(joint, guess)
-    under_q = lambda x: plane.elbo(params, x, model=model, num_nodes=_UNDER_Q)  # noqa: E731
+    under_q = lambda x: plane.elbo(params, x, model=model, num_nodes=nodes_under_q)  # noqa: E731
     return marginal.mean(), jax.vmap(under_q)(x).mean(), kl.mean()
 
 
@@ -77,7 +82,8 @@ def compute(config: Config, *, seed: int) -> Findings:
     x = splits.held_out(settings, "train").x[: config.num_examples]
     # The initial bias is of no more use, and its digits are of float32.
     model = vae.build(settings, data._replace(spec=DataSpec(data.spec.shape, None)))
-    measured = jax.jit(lambda p, x: measure(p, x, model=model, num_nodes=config.grid_nodes))
+    nodes = {"num_nodes": config.grid_nodes, "nodes_under_q": config.nodes_under_q}
+    measured = jax.jit(lambda params, x: measure(params, x, model=model, **nodes))
     rows = []
     for params in vae.epochs(settings, data, model=vae.build(settings, data)):
         with jax.enable_x64(True):
