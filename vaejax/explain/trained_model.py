@@ -26,8 +26,8 @@ class Config:
     num_examples: int = field(40, "training digits that are measured", low=2)
     hidden_units: int = field(64, "width of its two hidden layers, encoder and decoder", low=1)
     learning_rate: float = field(1e-3, "Adam's rate", low=0.0)
-    grid_nodes: int = field(201, "grid nodes per latent", low=51, high=1001)
-    nodes_under_q: int = field(24, "Gauss-Hermite nodes per latent", low=8, high=180)
+    grid_nodes: int = field(151, "grid nodes per latent", low=51, high=1001)
+    nodes_under_q: int = field(32, "Gauss-Hermite nodes per latent", low=8, high=180)
 
 
 class Findings(NamedTuple):
