@@ -145,7 +145,7 @@ def test_tables_hold_every_bound_and_error():
     assert float(rows[3]["difference"]) == pytest.approx(0.2)
     text = comparison_report.markdown([(parts, parts[0])], ["A line."], ["bounds"])
     assert "| b\\|<i> | 1 |" in text
-    page = comparison_report.html_page([(parts, parts[0])], [], {"bounds": ("L_k", b"png")})
+    page = comparison_report.page([(parts, parts[0])], [], {"bounds": ("L_k", b"png")})
     assert "b|&lt;i&gt;" in page
     assert "http" not in page
 

@@ -212,7 +212,7 @@ def _write(out: pathlib.Path, report: Report, figures: dict[str, Any]) -> None:
     texts = {
         "comparison.csv": comparison_report.csv_text(report.tables),
         "comparison.md": comparison_report.markdown(report.tables, report.lines, [*figures]),
-        "index.html": comparison_report.html_page(report.tables, report.lines, pictures),
+        "index.html": comparison_report.page(report.tables, report.lines, pictures),
     }
     contents = {f"figures/{name}.png": png for name, (_, png) in pictures.items()}
     contents |= {name: text.encode() for name, text in texts.items()}

@@ -1,6 +1,5 @@
 """A comparison as text: terminal table, CSV, Markdown and one HTML page. Pure functions."""
 
-import base64
 import csv
 import html
 import io
@@ -10,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from vaejax import comparison
+from vaejax import comparison, html_page
 from vaejax.comparison import Difference, Setting
 
 COLUMNS = (
@@ -158,18 +157,11 @@ def markdown(
 
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
-  padding: 0 1rem; color: #222; background: #fff; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid #ddd; text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { white-space: normal; } th button { all: unset; cursor: pointer; font-weight: 600; }
+th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid #0072B2; }
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
 tr.unclear td { color: #777; }
-figure { margin: 2rem 0; } img { max-width: 100%; height: auto; }
 """
 _SCRIPT = """
 for (const table of document.querySelectorAll("table")) {
@@ -196,34 +188,18 @@ for (const table of document.querySelectorAll("table")) {
 def _html_table(parts: Sequence[Setting], baseline: Setting | None) -> str:
     headings, found = cells(parts, baseline)
     head = "".join(f"<th><button>{html.escape(text)}</button></th>" for text in headings)
-    body = []
-    for row in found:
-        unclear = ' class="unclear"' if row[-1] == "within 2 errors" else ""
-        body.append(f"<tr{unclear}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>")
-    return (
-        f"<h2>{html.escape(title(parts))}</h2><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table>"
-    )
+    rows = [("unclear" if row[-1] == "within 2 errors" else "", row) for row in found]
+    return f"<h2>{html.escape(title(parts))}</h2>{html_page.table(head, rows)}"
 
 
-def html_page(
+def page(
     tables: Sequence[tuple[Sequence[Setting], Setting | None]],
     lines: Sequence[str],
     figures: Mapping[str, tuple[str, bytes]],
 ) -> str:
     """One page that needs no other file: tables that sort, figures (caption, PNG) embedded."""
     body = ["<h1>Comparison</h1>", *[_html_table(*table) for table in tables]]
-    body.append(f"<p>{html.escape(_NOTES)} Click a heading to sort.</p>")
-    body += [f"<p>{html.escape(line)}</p>" for line in lines]
-    for name, (caption, png) in figures.items():
-        data = base64.b64encode(png).decode()
-        body.append(
-            f'<figure><img id="{name}" alt="{html.escape(caption)}" '
-            f'src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}'
-            f"</figcaption></figure>"
-        )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Comparison of runs</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}<script>{_SCRIPT}</script></body></html>\n"
-    )
+    body.append(html_page.paragraph(f"{_NOTES} Click a heading to sort."))
+    body += [html_page.paragraph(line) for line in lines]
+    body += [html_page.figure(name, *figure) for name, figure in figures.items()]
+    return html_page.document("Comparison of runs", body, style=_STYLE, script=_SCRIPT)

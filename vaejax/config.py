@@ -7,12 +7,10 @@ program serves all their values.
 """
 
 import dataclasses
-import importlib.util
 import math
-import pathlib
 from typing import Any, Literal
 
-from vaejax import bounds, evidence, gaps, gradients, models, schema
+from vaejax import bounds, evidence, gaps, gradients, models, python_files, schema
 from vaejax.errors import UserError, unknown
 from vaejax.schema import field
 from vaejax.types import Numbers
@@ -189,25 +187,12 @@ def with_numbers(config: Config, numbers: Numbers) -> Config:
 
 
 def load(reference: str) -> Config:
-    """Runs `get_config(argument)` of "path/to/file.py" or "path/to/file.py:argument".
+    """What `get_config(argument)` of "path/to/file.py" or "path/to/file.py:argument" returns.
 
     Raises:
       UserError: no such file, a file that does not run, or a bad result.
     """
-    path_text, _, argument = reference.partition(":")
-    path = pathlib.Path(path_text)
-    if not path.is_file():
-        legal = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []
-        raise unknown("--config", path_text, legal)
-    try:
-        spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
-    except UserError:
-        raise
-    except Exception as error:  # a config file is the user's code: any exception may come
-        raise UserError(f"--config: {reference}: {type(error).__name__}: {error}") from error
+    config = python_files.call(reference, "get_config", flag="--config")
     if not isinstance(config, Config):
         raise UserError(f"--config: {reference}: get_config must return vaejax.config.Config")
     validate(config)

@@ -5,10 +5,8 @@ by the helpers here. The key "name" is reserved: it is what a member is called.
 """
 
 import builtins
-import importlib.util
 import json
 import math
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vaejax import config as config_lib
-from vaejax import schema
+from vaejax import python_files, schema
 from vaejax.config import Config
-from vaejax.errors import UserError, unknown
+from vaejax.errors import UserError
 
 Overrides = dict[str, Any]
 NAME = "name"
@@ -131,19 +129,7 @@ def load(path_text: str) -> list[Overrides]:
     Raises:
       UserError: no such file, a file that does not run, or not a list of dicts.
     """
-    path = pathlib.Path(path_text)
-    if not path.is_file():
-        legal = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []
-        raise unknown("--sweep", path_text, legal)
-    try:
-        spec = importlib.util.spec_from_file_location(f"sweep_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        items = module.get_sweep()
-    except UserError:
-        raise
-    except Exception as error:  # a sweep file is the user's code: any exception may come
-        raise UserError(f"--sweep: {path_text}: {type(error).__name__}: {error}") from error
+    items = python_files.call(path_text, "get_sweep", flag="--sweep")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UserError(f"--sweep: {path_text}: get_sweep must return a list of dicts of overrides")
     return items

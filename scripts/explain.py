@@ -1,0 +1,29 @@
+"""What log p(x) is: seven experiments on exact or checkable numbers, and one page.
+
+python scripts/explain.py --workdir=runs/explain [--only=identity,...] [--seed=0]
+
+A budget is changed by --config.EXPERIMENT.key=value, e.g. --config.identity.num_examples=4.
+"""
+
+import pathlib
+
+from absl import flags
+
+from vaejax import cli, explain_config, explain_run
+
+cli.define_config("configs/explain.py")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the results", required=True)
+ONLY = flags.DEFINE_list("only", [], "experiments to run; default: all; others are kept")
+SEED = flags.DEFINE_integer("seed", 0, "seed of everything", lower_bound=0, upper_bound=2**31 - 1)
+
+
+def main(console):
+    """Runs the experiments, names the files."""
+    config = explain_config.override_all(explain_config.load(flags.FLAGS.config), cli.overrides())
+    workdir = pathlib.Path(WORKDIR.value)
+    explain_run.explain(config, workdir, only=ONLY.value, seed=SEED.value, console=console)
+    console.print(f"page: {workdir / explain_run.PAGE}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
