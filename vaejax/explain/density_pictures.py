@@ -98,7 +98,7 @@ def _distance(steps: tuple[int, ...], courses: dict[str, Any]) -> Figure:
         left.plot(steps, course.kl, "o-", ms=3, color=color, label=f"{name}: {course.kl[-1]:.3f}")
         right.plot(steps, -course.entropy - course.kl, "o-", ms=3, color=color)
         right.axhline(-course.entropy, color=color, ls="--", lw=1)
-        draw.label(right, steps[-1], -course.entropy, name, color, annotation_clip=False)
+    _name_ceilings(right, steps[-1], courses)
     for axes in (left, right):
         axes.set_xscale("symlog", linthresh=1.0)
         axes.set_xlim(0, steps[-1])
@@ -108,6 +108,15 @@ def _distance(steps: tuple[int, ...], courses: dict[str, Any]) -> Figure:
     title = "E log p_theta(x); dashed: minus the entropy"
     draw.finish(right, xlabel="training step", ylabel="nats", title=title)
     return figure
+
+
+def _name_ceilings(axes: Any, right_end: float, courses: dict[str, Any]) -> None:
+    """Names beside the dashed lines, pushed apart where the lines are close."""
+    colors = dict(zip(courses, draw.SERIES, strict=False))
+    below = np.inf
+    for name in sorted(courses, key=lambda name: courses[name].entropy):
+        below = min(-courses[name].entropy, below - 0.3)
+        draw.label(axes, right_end, below, name, colors[name], annotation_clip=False)
 
 
 def _animation(steps: tuple[int, ...], courses: dict[str, Any]) -> bytes:

@@ -32,10 +32,9 @@ def log_prob_grid(density: Density, line: Float[np.ndarray, "G"]) -> Float[np.nd
     return np.asarray(jax.jit(jax.vmap(density.log_prob))(grid), np.float64)
 
 
-def entropy(density: Density, line: Float[np.ndarray, "G"]) -> float:
+def entropy(log_prob: Float[np.ndarray, "P"], line: Float[np.ndarray, "G"], size: int) -> float:
     """-E log p by the sum over the grid, nats."""
-    log_prob = log_prob_grid(density, line)
-    return -integral(np.exp(log_prob) * log_prob, line, density.size)
+    return -integral(np.exp(log_prob) * log_prob, line, size)
 
 
 @jax.jit

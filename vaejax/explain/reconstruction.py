@@ -21,7 +21,7 @@ from vaejax.types import Model, Params
 QUESTION = "Why is the reconstruction term not enough?"
 _BETAS = (0.0, 0.1, 1.0, 4.0)
 _REFERENCE = _BETAS.index(1.0)
-_RECONSTRUCTED, _DRAWN = 8, 25
+_RECONSTRUCTED, _DRAWN = 8, 16
 _HALF_WIDTH = 6.0  # of the square of latents: beyond it lie 4e-9 of the prior
 
 

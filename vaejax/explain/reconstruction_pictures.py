@@ -56,8 +56,8 @@ def _nats(findings: Any, differences: list[Mean]) -> Figure:
             color=draw.LOG_MARGINAL,
         )  # fmt: skip
         right.text(
-            difference.value, position - 0.2, f"log p(x) = {value:.2f}", ha="center", va="bottom",
-            fontsize=9,
+            difference.value, position - 0.14, f"log p(x) = {value:.2f}", ha="center",
+            va="bottom", fontsize=9, backgroundcolor="white",
         )  # fmt: skip
     pixels = findings.independent.mean() - shift[findings.betas.index(1.0)]
     right.axvline(pixels, color=draw.DATA, ls="--", lw=1)
@@ -66,7 +66,7 @@ def _nats(findings: Any, differences: list[Mean]) -> Figure:
     right.set_yticks(range(len(names)), names)
     right.set_ylim(len(names) - 0.5, -1.1)
     low = min(difference.value - 2 * difference.error for difference in differences)
-    right.set_xlim(min(low, pixels) - 1.0, 1.5)
+    right.set_xlim(min(low, pixels) - 1.0, 2.0)
     draw.finish(
         right, xlabel="nats (further right: better)", title="log p(x) minus that of beta = 1"
     )
@@ -75,8 +75,7 @@ def _nats(findings: Any, differences: list[Mean]) -> Figure:
 
 def _pixels(findings: Any) -> Figure:
     count = len(findings.betas)
-    heights = (1.0, *[2.0] * count)
-    figure, axes = draw.panels(8.4, 9.2, 1 + count, 2, height_ratios=heights, width_ratios=(3, 2))
+    figure, axes = draw.panels(9.6, 1.5 * (1 + count), 1 + count, 2)
     across = findings.x.shape[0]
 
     def show(panel, images, columns, title):
@@ -85,8 +84,7 @@ def _pixels(findings: Any) -> Figure:
         panel.set_title(title, fontsize=9)
 
     show(axes[0, 0], findings.x, across, "test digits (binary)")
-    axes[0, 1].text(0.5, 0.3, "drawn from the prior:", ha="center", fontsize=11)
-    side = int(np.ceil(np.sqrt(findings.samples.shape[1])))
+    axes[0, 1].text(0.5, 0.4, "new: E[x|z] for z drawn from the prior", ha="center", fontsize=10)
     for row, beta, rebuilt, drawn, nats, log_marginal in zip(
         axes[1:],
         findings.betas,
@@ -96,8 +94,8 @@ def _pixels(findings: Any) -> Figure:
         findings.log_marginal.mean(axis=1),
         strict=True,
     ):
-        show(row[0], rebuilt, across, f"beta = {beta:g}: reconstructions, {nats:.1f} nats")
-        show(row[1], drawn, side, f"beta = {beta:g}: E[x|z], z ~ p(z); log p(x) {log_marginal:.1f}")
+        show(row[0], rebuilt, across, f"beta = {beta:g}: reconstruction {nats:.1f} nats")
+        show(row[1], drawn, across, f"beta = {beta:g}: log p(x) = {log_marginal:.1f} nats")
     for panel in axes.ravel():
         panel.set_axis_off()
     return figure

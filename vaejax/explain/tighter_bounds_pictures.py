@@ -44,7 +44,7 @@ def _ladder(findings: Any) -> Figure:
         )  # fmt: skip
         draw.label(axes, 1, values[0], f"ELBO {values[0]:.2f}", color, xytext=(-6, 0), ha="right")
     axes.set_xscale("log")
-    axes.set_xlim(0.3, findings.sizes[-1] * 1.4)
+    axes.set_xlim(0.12, findings.sizes[-1] * 1.4)
     axes.set_xticks(findings.sizes, [f"{size:,}" for size in findings.sizes])
     axes.xaxis.set_minor_formatter(NullFormatter())
     draw.finish(
@@ -70,7 +70,7 @@ def _training(
             positions + shift, values, yerr=errors, fmt="o-", capsize=4, color=colors[name],
             label=name,
         )  # fmt: skip
-        place = {"xytext": (8, 8 if name == "log p(x)" else -8)}
+        place = {"xytext": (10, 9 if name == "log p(x)" else -9)}
         for position, value in list(zip(positions, values, strict=True))[1:]:
             draw.label(left, position + shift, value, f"{value:+.2f}", colors[name], **place)
     left.axhline(0.0, color=draw.DATA, lw=0.8)
@@ -89,13 +89,17 @@ def _training(
         values = np.array([part[name].value for part in parts])
         right.bar(positions, values, bottom=bottom, color=color, width=0.55, label=text)
         for position, low, value in zip(positions, bottom, values, strict=True):
-            right.text(position, low + value / 2, f"{value:.2f}", ha="center", va="center")
+            right.text(
+                position + 0.31, low + value / 2, f"{value:.2f}", va="center", fontsize=9,
+                color=color,
+            )  # fmt: skip
         bottom += values
     total = [part["inference"] for part in parts]
     right.errorbar(
         positions, bottom, yerr=[2 * gap.error for gap in total], fmt="none", color="black",
         capsize=4,
     )  # fmt: skip
+    right.set_xlim(-0.5, len(parts) - 0.2)
     right.set_xticks(positions, names)
     draw.finish(
         right,
