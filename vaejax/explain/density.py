@@ -38,10 +38,10 @@ class Config:
     normal.
     """
 
-    num_steps: int = field(4000, "training steps", low=2)
-    batch_size: int = field(64, "fresh samples per step (1-d: a quarter)", low=4)
+    num_steps: int = field(3000, "training steps", low=2)
+    batch_size: int = field(48, "fresh samples per step (1-d: a quarter)", low=4)
     num_samples: int = field(16, "samples K of z in the objective L_K; 1: the ELBO", low=1)
-    learning_rate: float = field(3e-3, "first rate of Adam; cosine to 0", low=0.0)
+    learning_rate: float = field(5e-3, "first rate of Adam; cosine to 0", low=0.0)
     hidden_units: int = field(64, "width of the two hidden layers", low=1)
     num_records: int = field(20, "checkpoints of training that are drawn", low=3)
     first_scale: float = field(0.5, "standard deviation of p(x|z) at the start", low=1e-3)
