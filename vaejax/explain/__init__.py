@@ -7,8 +7,11 @@ order is the order of the page.
 
 from types import ModuleType
 
-from vaejax.explain import identity
+from vaejax.explain import fixed_model, identity, maximum_likelihood, trained_model
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "identity": identity,
+    "fixed_model": fixed_model,
+    "trained_model": trained_model,
+    "maximum_likelihood": maximum_likelihood,
 }

@@ -3,11 +3,14 @@
 Colours are those of Okabe and Ito (2008): told apart by readers with any colour vision.
 """
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ELBO = "#0072B2"
 KL = "#E69F00"
+KL_TEXT = "#8A5F00"  # the same, dark enough for letters
 LOG_MARGINAL = "#000000"
 BOUND = "#009E73"
 DATA = "#777777"
@@ -32,3 +35,11 @@ def label(axes: Axes, x: float, y: float, text: str, color: str, **options) -> N
     """A label beside a point, in the colour of what it names."""
     options = {"xytext": (6, 0), "va": "center", "fontsize": 9} | options
     axes.annotate(text, (x, y), textcoords="offset points", color=color, **options)
+
+
+def apart(values: Sequence[float], least: float) -> list[float]:
+    """`values` moved up where needed so that labels at them are `least` apart."""
+    moved, last = [0.0] * len(values), float("-inf")
+    for index in sorted(range(len(values)), key=lambda i: values[i]):
+        last = moved[index] = max(float(values[index]), last + least)
+    return moved

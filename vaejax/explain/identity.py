@@ -30,6 +30,7 @@ class Config:
     num_epochs: int = field(150, "epochs of the VAE's training", low=1)
     hidden_units: int = field(128, "width of its two hidden layers, encoder and decoder", low=1)
     grid_nodes: int = field(401, "grid nodes per latent", low=51, high=1001)
+    nodes_under_q: int = field(128, "Gauss-Hermite nodes per latent", low=8, high=180)
 
 
 class Terms(NamedTuple):
@@ -69,12 +70,13 @@ class Findings(NamedTuple):
 
 def linear_terms(x: Float[np.ndarray, "N D"], params: Any) -> Terms:
     """The three closed forms for each row of x. Call it in float64."""
-    rows = {
-        "log_marginal": lambda x: closed_forms.log_marginal(params["generative"], x),
-        "elbo": lambda x: closed_forms.elbo(params, x),
-        "kl": lambda x: closed_forms.kl(params, x),
-    }
-    return Terms(**{name: np.asarray(jax.jit(jax.vmap(f))(x)) for name, f in rows.items()})
+
+    def example(params, x):
+        log_marginal = closed_forms.log_marginal(params["generative"], x)
+        return Terms(log_marginal, closed_forms.elbo(params, x), closed_forms.kl(params, x))
+
+    terms = jax.jit(jax.vmap(example, in_axes=(None, 0)))(params, x)
+    return jax.tree.map(np.asarray, terms)
 
 
 def _linear(config: Config, *, seed: int) -> Terms:
@@ -86,7 +88,7 @@ def _linear(config: Config, *, seed: int) -> Terms:
     x = splits.held_out(settings, "test").x[: config.num_examples].astype(np.float64)
     generative, _ = closed_forms.maximum_likelihood(train, config.linear_latents)
     generative = closed_forms.rotated(generative, seed)
-    inference = dict(linear_gaussian.exact_posterior(generative))
+    inference = jax.jit(linear_gaussian.exact_posterior)(generative)
     del inference["lower"]
     for name in ("weights", "bias"):
         inference[name] = (1.0 - config.shrinkage) * inference[name]
@@ -94,7 +96,13 @@ def _linear(config: Config, *, seed: int) -> Terms:
 
 
 def vae_terms(
-    params: Any, x: Float[np.ndarray, "N D"], *, model: Model, half_width: float, num_nodes: int
+    params: Any,
+    x: Float[np.ndarray, "N D"],
+    *,
+    model: Model,
+    half_width: float,
+    num_nodes: int,
+    nodes_under_q: int,
 ) -> tuple[Terms, Float[np.ndarray, "N M"], Float[np.ndarray, "N M"]]:
     """Three ways to integrate over two latents, one per term. Call it in float64.
 
@@ -112,7 +120,8 @@ def vae_terms(
     def parts(params):
         joint = plane.log_joint(params, x, legendre, model=model)
         marginal = jax.vmap(lambda row: plane.log_marginal(row, legendre))(joint)
-        elbo = jax.vmap(lambda x: plane.elbo(params, x, model=model))(x)
+        under_q = lambda x: plane.elbo(params, x, model=model, num_nodes=nodes_under_q)  # noqa: E731
+        elbo = jax.vmap(under_q)(x)
         joint = plane.log_joint(params, x, trapezoidal, model=model)
         guess = jax.vmap(lambda x: plane.log_posterior(params, x, trapezoidal, model=model))(x)
         kl = jax.vmap(lambda row, log_q: plane.kl(row, log_q, trapezoidal))(joint, guess)
@@ -139,10 +148,16 @@ def _vae(config: Config, *, seed: int):
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         x = splits.held_out(settings, "test").x[: config.num_examples].astype(np.float64)
-        means = jax.vmap(lambda x: model.posterior_mean(double, jax.random.key(0), x)[0])(x)
-        half_width = max(8.0, float(np.abs(means).max()) + 4.0)
+        half_width = float(jax.jit(lambda p: plane.half_width(p, x, model=model))(double))
         nodes = config.grid_nodes
-        found = vae_terms(double, x, model=model, half_width=half_width, num_nodes=nodes)
+        found = vae_terms(
+            double,
+            x,
+            model=model,
+            half_width=half_width,
+            num_nodes=nodes,
+            nodes_under_q=config.nodes_under_q,
+        )
         return *found, np.linspace(-half_width, half_width, nodes)
 
 

@@ -16,8 +16,6 @@ from jaxtyping import Array, Float
 from vaejax.evidence import quadrature
 from vaejax.types import Model, Params
 
-_GAUSS_HERMITE_NODES = 128
-
 
 class Rule(NamedTuple):
     """A quadrature rule over the plane: the integral of f is sum_m exp(log_weights_m) f(z_m).
@@ -27,25 +25,43 @@ class Rule(NamedTuple):
       log_weights: log of the area each stands for, [M].
     """
 
-    nodes: Float[np.ndarray, "M 2"]
-    log_weights: Float[np.ndarray, "M"]
+    nodes: Float[Array, "M 2"]
+    log_weights: Float[Array, "M"]
 
 
-def _product(axis: Float[np.ndarray, "G"], weights: Float[np.ndarray, "G"]) -> Rule:
+def _product(axis: Float[np.ndarray, "G"], weights: Float[np.ndarray, "G"], half_width) -> Rule:
+    """`half_width` may be traced."""
     nodes = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-    return Rule(nodes, np.add.outer(np.log(weights), np.log(weights)).ravel())
+    log_weights = np.add.outer(np.log(weights), np.log(weights)).ravel()
+    return Rule(half_width * nodes, log_weights + 2.0 * jnp.log(half_width))
 
 
-def trapezoidal(half_width: float, nodes_per_axis: int) -> Rule:
+def trapezoidal(half_width: float | Float[Array, ""], nodes_per_axis: int) -> Rule:
     """Equal steps on [-half_width, half_width]^2."""
-    axis = np.linspace(-half_width, half_width, nodes_per_axis)
-    return _product(axis, np.full(nodes_per_axis, axis[1] - axis[0]))
+    axis = np.linspace(-1.0, 1.0, nodes_per_axis)
+    return _product(axis, np.full(nodes_per_axis, axis[1] - axis[0]), half_width)
 
 
-def gauss_legendre(half_width: float, nodes_per_axis: int) -> Rule:
+def gauss_legendre(half_width: float | Float[Array, ""], nodes_per_axis: int) -> Rule:
     """Gauss-Legendre nodes on [-half_width, half_width]^2."""
-    nodes, weights = np.polynomial.legendre.leggauss(nodes_per_axis)
-    return _product(half_width * nodes, half_width * weights)
+    return _product(*np.polynomial.legendre.leggauss(nodes_per_axis), half_width)
+
+
+def _normal(params: Params, x: Float[Array, "D"], *, model: Model):
+    """Mean of q(z|x) and its covariance: minus the inverse Hessian of log q, which is normal."""
+    loc = model.posterior_mean(params, jax.random.key(0), x)[0]
+    precision = -jax.hessian(lambda z: model.log_posterior(params, x, (z,)))(loc)
+    return loc, jnp.linalg.inv(precision)
+
+
+def half_width(params: Params, x: Float[Array, "N D"], *, model: Model) -> Float[Array, ""]:
+    """Half the side of a square that holds 8 standard deviations of prior and every q."""
+
+    def reach(x):
+        loc, covariance = _normal(params, x, model=model)
+        return jnp.max(jnp.abs(loc) + 8.0 * jnp.sqrt(jnp.diag(covariance)))
+
+    return jnp.maximum(8.0, jnp.max(jax.vmap(reach)(x)))
 
 
 def log_joint(
@@ -83,15 +99,11 @@ def kl(
     return jnp.sum(weights * (log_posterior - true))
 
 
-def elbo(params: Params, x: Float[Array, "D"], *, model: Model) -> Float[Array, ""]:
-    """E_q[log p(x|z)] by Gauss-Hermite nodes under q, minus KL(q || p(z)) in closed form.
-
-    q is normal: its mean is `posterior_mean`, its precision minus the Hessian of log q.
-    """
-    loc = model.posterior_mean(params, jax.random.key(0), x)[0]
-    precision = -jax.hessian(lambda z: model.log_posterior(params, x, (z,)))(loc)
-    scale = jnp.linalg.cholesky(jnp.linalg.inv(precision))
-    nodes, log_weights = quadrature.grid(_GAUSS_HERMITE_NODES, 2)
+def elbo(params: Params, x: Float[Array, "D"], *, model: Model, num_nodes: int) -> Float[Array, ""]:
+    """E_q[log p(x|z)] by num_nodes^2 Gauss-Hermite nodes under q, minus KL(q || p(z)); nats."""
+    loc, covariance = _normal(params, x, model=model)
+    scale = jnp.linalg.cholesky(covariance)
+    nodes, log_weights = quadrature.grid(num_nodes, 2)
     z = loc + jnp.asarray(nodes, x.dtype) @ scale.T
     log_likelihood = jax.vmap(lambda z: model.log_likelihood(params, x, (z,)))(z)
     return jnp.asarray(np.exp(log_weights), x.dtype) @ log_likelihood - model.kl(params, x)

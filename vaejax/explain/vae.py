@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 
 from vaejax import models, training
 from vaejax.config import Config
@@ -18,9 +19,11 @@ def build(config: Config, data: TrainingData) -> Model:
 def epochs(config: Config, data: TrainingData, *, model: Model) -> Iterator[Params]:
     """Yields the parameters before training and after each of its epochs."""
     plan = training.make_plan(config, len(data.images))
-    images = jax.numpy.asarray(data.images)
+    images = jnp.asarray(data.images)
     call = jax.jit(lambda s: training.train_call(s, images, config=config, model=model, plan=plan))
-    state = training.init_state(config, model=model)
+    state = jax.jit(lambda: training.init_state(config, model=model))()
+    # A weakly typed leaf would make the first calls compile anew.
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
     yield state.params
     for _ in range(config.training.num_epochs):
         for _ in range(plan.steps_per_epoch // plan.steps_per_call):

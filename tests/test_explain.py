@@ -1,0 +1,344 @@
+"""The experiments of vaejax.explain: exact oracles, contracts, files and the page."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, perturbed
+from matplotlib.figure import Figure
+from rich.console import Console
+from run_script import run_script
+from sklearn.decomposition import PCA
+
+from vaejax import explain_config, explain_page, explain_run, schema
+from vaejax.errors import UserError
+from vaejax.explain import (
+    EXPERIMENTS,
+    closed_forms,
+    fit,
+    fixed_model,
+    identity,
+    plane,
+    trained_model,
+)
+from vaejax.models import linear_gaussian
+from vaejax.types import DataSpec
+
+TINY = {
+    "identity": {
+        "num_examples": 2,
+        "num_epochs": 1,
+        "hidden_units": 4,
+        "grid_nodes": 161,
+        "nodes_under_q": 32,
+    },
+    "fixed_model": {"num_examples": 20, "num_latents": 3, "num_steps": 40, "num_records": 4},
+    "trained_model": {"num_epochs": 2, "num_examples": 3, "hidden_units": 4, "grid_nodes": 101},
+    "maximum_likelihood": {"num_latents": 1, "elbo_epochs": 40, "bound_epochs": 20},
+}
+
+
+def tiny(name):
+    """The smallest budget of an experiment."""
+    return EXPERIMENTS[name].Config(**TINY[name])
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Findings of every experiment at the smallest budget."""
+    return {name: module.compute(tiny(name), seed=0) for name, module in EXPERIMENTS.items()}
+
+
+def test_the_closed_form_maximum_is_scikit_learns_and_no_neighbour_is_better():
+    x = np.random.default_rng(0).normal(size=(300, 7)) @ np.diag([3, 2, 1.5, 1, 0.5, 0.4, 0.3])
+    generative, value = closed_forms.maximum_likelihood(x, 3)
+    # scikit-learn divides the covariance by N - 1: a lower likelihood, by about D / (4 N^2).
+    assert 0 <= value - PCA(3, svd_solver="full").fit(x).score(x) < 1e-4
+    with jax.enable_x64(True):
+        mean = jax.jit(lambda g: jax.vmap(lambda r: linear_gaussian.log_marginal(g, r))(x).mean())
+        np.testing.assert_allclose(mean(generative), value, rtol=1e-12)
+        np.testing.assert_allclose(mean(closed_forms.rotated(generative, 1)), value, rtol=1e-12)
+        for seed in range(5):
+            assert mean(perturbed(generative, jax.random.key(seed), 1e-3)) < value
+
+
+def _linear_model():
+    """A small linear-Gaussian model away from its start, and five rows of data; float64."""
+    spec = DataSpec((2, 3, 1), np.linspace(0.1, 0.9, 6))
+    model = linear_gaussian.build(linear_gaussian.Config(latent_dim=2), spec)
+    params = perturbed(model.init(jax.random.key(1)), jax.random.key(2))
+    return model, params, np.random.default_rng(3).normal(size=(5, 6))
+
+
+def test_the_closed_forms_agree_with_the_model_and_with_sampling(x64):
+    model, params, x = _linear_model()
+    exact = np.array([model.log_marginal(params, row) for row in x])
+    own = [closed_forms.log_marginal(params["generative"], row) for row in x]
+    np.testing.assert_allclose(own, exact, rtol=1e-12)
+    elbos = np.array([closed_forms.elbo(params, row) for row in x])
+    kls = np.array([closed_forms.kl(params, row) for row in x])
+    np.testing.assert_allclose(elbos + kls, exact, rtol=1e-12)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    @jax.jit
+    def log_weights(x):
+        def one(key):
+            z = model.sample_posterior(params, key, x)
+            joint = model.log_prior(params, z) + model.log_likelihood(params, x, z)
+            return joint - model.log_posterior(params, x, z)
+
+        return jax.vmap(one)(keys)
+
+    draws = np.asarray(log_weights(x[0]))
+    assert abs(draws.mean() - elbos[0]) < 4 * draws.std() / math.sqrt(len(draws))
+    at_posterior = params | {"inference": linear_gaussian.exact_posterior(params["generative"])}
+    assert abs(closed_forms.kl(at_posterior, x[0])) < 1e-10
+
+
+def test_the_best_diagonal_normal_reaches_the_closed_form_kl(x64):
+    _, params, x = _linear_model()
+    generative = params["generative"]
+    weights, scale = generative["weights"], jnp.exp(generative["log_scale"])
+    precision = jnp.eye(2) + weights.T @ weights / scale**2
+    best = dict(linear_gaussian.exact_posterior(generative))
+    best |= {"log_diagonal": -0.5 * jnp.log(jnp.diag(precision)), "lower": jnp.zeros((2, 2))}
+    least = closed_forms.best_diagonal_kl(generative)
+    kl = closed_forms.kl({"generative": generative, "inference": best}, x[0])
+    np.testing.assert_allclose(kl, least, rtol=1e-10)
+    assert least > 0.01
+
+
+def test_the_plane_integrates_a_linear_gaussian_model_exactly(x64):
+    """log p(x), ELBO and KL by quadrature against the closed forms of the same model."""
+    linear, params, x = _linear_model()
+    # `plane` takes models with one stochastic layer in a tuple, as the MLP has it.
+    model = linear._replace(
+        log_prior=lambda p, z: linear.log_prior(p, z[0]),
+        log_likelihood=lambda p, x, z: linear.log_likelihood(p, x, z[0]),
+        log_posterior=lambda p, x, z: linear.log_posterior(p, x, z[0]),
+        posterior_mean=lambda p, key, x: (linear.posterior_mean(p, key, x),),
+    )
+    width = plane.half_width(params, x, model=model)
+    terms = [
+        (closed_forms.log_marginal(params["generative"], row), closed_forms.kl(params, row))
+        for row in x
+    ]
+    for rule in (plane.trapezoidal(width, 161), plane.gauss_legendre(width, 161)):
+        joint = plane.log_joint(params, x, rule, model=model)
+        guess = jnp.stack([plane.log_posterior(params, row, rule, model=model) for row in x])
+        for row, log_q, (log_marginal, kl) in zip(joint, guess, terms, strict=True):
+            np.testing.assert_allclose(plane.log_marginal(row, rule), log_marginal, atol=1e-9)
+            np.testing.assert_allclose(plane.kl(row, log_q, rule), kl, atol=1e-9)
+    elbo = plane.elbo(params, x[0], model=model, num_nodes=8)
+    np.testing.assert_allclose(elbo, closed_forms.elbo(params, x[0]), atol=1e-9)
+
+
+def test_identity_leaves_nothing_over(found):
+    terms = found["identity"]
+    assert terms.linear.residual().max() < 1e-8
+    assert terms.vae.residual().max() < 1e-5
+    assert min(terms.linear.kl.min(), terms.vae.kl.min()) > 0.0
+    area = (terms.axis[1] - terms.axis[0]) ** 2
+    for density in (terms.posterior, terms.approximation):
+        np.testing.assert_allclose(density.sum(axis=(1, 2)) * area, 1.0, atol=1e-5)
+
+
+def test_a_fixed_model_has_a_fixed_sum_and_training_reaches_the_best_q():
+    config = fixed_model.Config(num_examples=50, num_latents=6, num_steps=2000, num_records=3)
+    findings = fixed_model.compute(config, seed=0)
+    assert findings.residual < 1e-8
+    assert np.ptp(findings.elbo + findings.kl) < 1e-8
+    last = findings.num_diagonal - 1
+    assert abs(findings.kl[last] - findings.best_diagonal_kl) < 1e-3
+    assert 0 <= findings.kl[-1] < 1e-3 < findings.kl[last]
+    assert findings.elbo[-1] > findings.elbo[last] > findings.elbo[0]
+
+
+def test_trained_model_measures_parts_that_add_up(found):
+    findings = found["trained_model"]
+    assert len(findings.elbo) == 3
+    assert findings.residual()[1:].max() < 1e-5
+    assert (findings.kl > 0).all()
+    split = trained_model.numbers(findings)
+    total = sum(split[key] for key in split if key.startswith("share"))
+    np.testing.assert_allclose(total, 1.0, atol=1e-2)
+
+
+def test_maximum_likelihood_is_reached_and_never_passed(found):
+    findings = found["maximum_likelihood"]
+    assert abs(findings.best - findings.sklearn) < 1e-4
+    for run in findings.runs.values():
+        assert (run.log_marginal <= findings.best + 1e-9).all()
+        assert (run.elbo <= run.log_marginal + 1e-9).all()
+        assert run.log_marginal[0] < findings.best - 10.0
+        assert run.log_marginal[-1] > findings.best - 0.05
+        assert run.angle < 5.0
+
+
+def test_records_of_adam_do_not_change_its_path():
+    def loss(params, key):
+        return jnp.sum((params - 1.0) ** 2) + jnp.sum(params) * jax.random.normal(key)
+
+    start, key = jnp.zeros(2), jax.random.key(0)
+    few = fit.adam(loss, start, key, record_at=(0, 20), learning_rate=0.1)
+    many = fit.adam(loss, start, key, record_at=(0, 3, 9, 20), learning_rate=0.1)
+    np.testing.assert_array_equal(few[0], start)
+    np.testing.assert_array_equal(few[-1], many[-1])
+    assert not np.array_equal(many[1], many[2])
+    assert fit.log_spaced(100, 5)[0] == 0
+    assert fit.log_spaced(100, 5)[-1] == 100
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_answers_its_question(name, found):
+    """Three sentences and a headline with numbers, finite plain numbers, drawn pictures."""
+    module, findings = EXPERIMENTS[name], found[name]
+    assert module.QUESTION.endswith("?")
+    numbers = module.numbers(findings)
+    for value in schema.flatten(json.loads(json.dumps(numbers))).values():
+        for number in value if isinstance(value, list) else [value]:
+            assert isinstance(number, str) or math.isfinite(number)
+    sentences = module.sentences(findings)
+    assert len(sentences) == 3
+    assert all(sentence.endswith(".") for sentence in sentences)
+    assert any(re.search(r"\d", sentence) for sentence in sentences)
+    headline = module.headline(findings)
+    assert re.search(r"\d", headline)
+    assert len(headline) <= 90
+    assert "\n" not in headline
+    pictures = module.pictures(findings)
+    assert pictures
+    for picture in pictures.values():
+        assert len(picture.caption) > 20
+        if isinstance(picture.image, Figure):
+            assert any(axes.has_data() for axes in picture.image.axes)
+        else:
+            assert picture.image[:3] == b"GIF"
+
+
+def test_every_experiment_has_a_section_and_a_tiny_budget():
+    config = explain_config.load(str(ROOT / "configs" / "explain.py"))
+    assert {*TINY} == {*EXPERIMENTS} == {*vars(config)}
+
+
+def test_overrides_are_parsed_and_refused():
+    config = explain_config.override_all(
+        explain_config.Config(), {"identity.num_examples": "4", "fixed_model.learning_rate": "1e-2"}
+    )
+    assert (config.identity.num_examples, config.fixed_model.learning_rate) == (4, 0.01)
+    bad = {
+        "identity.num_exampels": "did you mean 'identity.num_examples'",
+        "identity.num_examples": "config.identity.num_examples: needs a whole number, got 'many'",
+    }
+    for path, message in bad.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            explain_config.override_all(explain_config.Config(), {path: "many"})
+
+
+@pytest.fixture(scope="module")
+def workdir(found, tmp_path_factory):
+    """A folder after a run of every experiment at the smallest budget."""
+    folder = tmp_path_factory.mktemp("explain")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in EXPERIMENTS.items():
+            patch.setattr(module, "compute", lambda config, *, seed, name=name: found[name])
+        config = explain_config.Config(**{name: tiny(name) for name in EXPERIMENTS})
+        explain_run.explain(config, folder, console=Console(quiet=True))
+    return folder
+
+
+def test_a_run_writes_everything_it_promises(workdir):
+    entries = json.loads((workdir / "explain.json").read_text())
+    assert [*entries] == [*EXPERIMENTS]
+    for name, entry in entries.items():
+        assert entry["config"] | TINY[name] == entry["config"]
+        assert (entry["seed"], entry["question"]) == (0, EXPERIMENTS[name].QUESTION)
+        for figure in entry["figures"]:
+            assert (workdir / figure["file"]).stat().st_size > 5000
+
+
+def test_a_later_run_keeps_the_other_entries(workdir, found, monkeypatch, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(workdir, folder)
+    before = json.loads((folder / "explain.json").read_text())
+    monkeypatch.setattr(identity, "compute", lambda config, *, seed: found["identity"])
+    console = Console(quiet=True)
+    explain_run.explain(explain_config.Config(), folder, only=["identity"], seed=3, console=console)
+    after = json.loads((folder / "explain.json").read_text())
+    assert [*after] == [*before]
+    assert after["identity"]["seed"] == 3
+    assert {k: v for k, v in after.items() if k != "identity"} == {
+        k: v for k, v in before.items() if k != "identity"
+    }
+    broken = found["identity"].vae._replace(elbo=np.array([np.nan, 0.0]))
+    monkeypatch.setattr(
+        identity, "compute", lambda config, *, seed: found["identity"]._replace(vae=broken)
+    )
+    with pytest.raises(UserError, match=r"identity: VAE\.elbo_nats is nan"):
+        explain_run.explain(explain_config.Config(), folder, only=["identity"], console=console)
+    assert json.loads((folder / "explain.json").read_text()) == after
+    (folder / "explain.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"is no result of scripts/explain\.py"):
+        explain_run.explain(explain_config.Config(), folder, only=["identity"], console=console)
+    assert (folder / "explain.json").read_text() == "[1]"
+
+
+def test_misuse_is_one_line_and_exit_code_2(tmp_path):
+    finished = run_script("explain.py", f"--workdir={tmp_path}", "--only=identity,reconstructoin")
+    assert finished.code == 2
+    assert len(finished.err.strip().splitlines()) == 1
+    assert "--only: unknown 'reconstructoin'" in finished.err
+    assert ", ".join(EXPERIMENTS) in finished.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_numbers_are_written_as_a_reader_would():
+    assert explain_page.words("elbo_nats") == "ELBO (nats)"
+    assert explain_page.words("log_marginal_nats") == "log p(x) (nats)"
+    assert [explain_page.number(value) for value in (3, 0.0, -1.23456, 3e-14)] == [
+        "3",
+        "0.000",
+        "-1.235",
+        "3.0e-14",
+    ]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_the_page_shows_every_figure_in_a_browser(workdir, tmp_path):
+    """Every embedded figure decodes, every link of the contents leads somewhere."""
+    script = """
+<script>addEventListener("load", () => {
+  const widths = [...document.images].map(image => image.naturalWidth);
+  const links = [...document.querySelectorAll("nav a")].map(
+    link => document.querySelector(link.getAttribute("href")) !== null);
+  const wide = document.documentElement.scrollWidth > innerWidth;
+  document.body.dataset.result = JSON.stringify({widths, links, wide});
+});</script></body>"""
+    page = tmp_path / "page.html"
+    page.write_text((workdir / "explain.html").read_text().replace("</body>", script))
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+        "--disable-background-networking --disable-component-update --virtual-time-budget=5000"
+    )
+    finished = subprocess.run(
+        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    shown = re.search(r'data-result="([^"]*)"', finished.stdout)
+    assert shown, finished.stderr[-500:]
+    result = json.loads(shown.group(1).replace("&quot;", '"'))
+    entries = json.loads((workdir / "explain.json").read_text())
+    assert len(result["widths"]) == sum(len(entry["figures"]) for entry in entries.values())
+    assert min(result["widths"]) > 200
+    assert result["links"] == [True] * len(EXPERIMENTS)
+    assert not result["wide"]
