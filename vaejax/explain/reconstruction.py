@@ -219,6 +219,19 @@ def _against(difference: Mean) -> str:
     return "worse than" if difference.value < 0.0 else "better than"
 
 
+def _rank(findings: Findings, index: int, worst: int) -> str:
+    """Where one model stands among all, as far as paired errors tell."""
+    if index != worst:
+        return f"the lowest is that of beta = {findings.betas[worst]:g}"
+    others = [i for i in range(len(findings.betas)) if i != index]
+    next_worst = min(others, key=lambda i: findings.log_marginal[i].mean())
+    difference = variants.mean(findings.log_marginal[index] - findings.log_marginal[next_worst])
+    relation = _against(difference)
+    if relation == "worse than":
+        return "the worst of all"
+    return f"the lowest of all, {relation} beta = {findings.betas[next_worst]:g}"
+
+
 def headline(findings: Findings) -> str:
     """What the best reconstruction costs."""
     sharpest, _, _ = _extremes(findings)
@@ -242,7 +255,7 @@ def sentences(findings: Findings) -> list[str]:
             findings.kl,
         )
     )
-    rank = "the worst of all" if sharpest == worst else f"worse only is {beta[worst]}"
+    rank = _rank(findings, sharpest, worst)
     difference = variants.mean(findings.log_marginal[sharpest] - findings.log_marginal[best])
     pixels = variants.mean(findings.log_marginal[sharpest] - findings.independent)
     return [
@@ -253,8 +266,8 @@ def sentences(findings: Findings) -> list[str]:
         f"{difference.error:.2f} ({rank}).",
         f"log p(x) asks how probable a digit is when z is drawn from the prior, and at "
         f"{beta[sharpest]} the encoder puts its codes KL = {kl[sharpest]:.0f} nats away from there "
-        f"({kl[best]:.1f} at {beta[best]}): what the prior draws decodes to no digits, and the "
-        f"model is {_against(pixels)} drawing every pixel on its own "
+        f"({kl[best]:.1f} at {beta[best]}): the prior rarely draws where it learned to decode, "
+        f"and the model is {_against(pixels)} drawing every pixel on its own "
         f"({findings.independent.mean():.2f} nats).",
         f"A bound through the encoder misjudges this too: with {findings.num_samples:,} samples "
         f"it says {iwae[sharpest]:.1f} nats at {beta[sharpest]}, where annealing from the prior "

@@ -55,9 +55,9 @@ def _nats(findings: Any, differences: list[Mean]) -> Figure:
             difference.value, position, xerr=2 * difference.error, fmt="o", capsize=4,
             color=draw.LOG_MARGINAL,
         )  # fmt: skip
-        right.text(
-            difference.value, position - 0.14, f"log p(x) = {value:.2f}", ha="center",
-            va="bottom", fontsize=9, backgroundcolor="white",
+        right.annotate(
+            f"log p(x) = {value:.2f}", (difference.value, position), xytext=(0, 6),
+            textcoords="offset points", ha="center", va="bottom", fontsize=9,
         )  # fmt: skip
     pixels = findings.independent.mean() - shift[findings.betas.index(1.0)]
     right.axvline(pixels, color=draw.DATA, ls="--", lw=1)

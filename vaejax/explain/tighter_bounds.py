@@ -171,6 +171,19 @@ def _short(gap: Mean) -> str:
     return f"{gap.value:.3f} +- {gap.error:.3f}{seen}"
 
 
+def _reason(findings: Findings) -> str:
+    """Which part of the gap grew more from the first to the last k, as paired errors tell."""
+    approximation = findings.log_marginal - findings.best
+    amortization = findings.best - findings.bounds[:, 0]
+    growth = approximation - amortization
+    excess = variants.mean(growth[-1] - growth[0])
+    moved = "the true posterior has moved away from every diagonal normal"
+    behind = "the encoder is further from the best q it could give"
+    if abs(excess.value) <= 2.0 * excess.error:
+        return f"in about equal parts because {moved} and because {behind}"
+    return f"mostly because {moved if excess.value > 0 else behind}"
+
+
 def headline(findings: Findings) -> str:
     """What training with the largest k does to both."""
     log_marginal = _change(findings.log_marginal, -1)
@@ -190,11 +203,7 @@ def sentences(findings: Findings) -> list[str]:
     first_parts, last_parts = findings.parts(0), findings.parts(-1)
     wider = {name: last_parts[name].value - part.value for name, part in first_parts.items()}
     growth = "grows" if wider["inference"] > 0 else "shrinks"
-    larger = max(("approximation", "amortization"), key=lambda name: wider[name])
-    reason = {
-        "approximation": "the true posterior has moved away from every diagonal normal",
-        "amortization": "the encoder is further from the best q it could give",
-    }[larger]
+    reason = _reason(findings)
     return [
         f"On one model nothing changes but the bound: the ELBO lies {before.value:.3f} +- "
         f"{before.error:.3f} nats below log p(x), and L_{findings.sizes[-1]}, which averages "
@@ -207,7 +216,7 @@ def sentences(findings: Findings) -> list[str]:
         f"(best q falls short: {first_parts['approximation'].value:.2f} to "
         f"{last_parts['approximation'].value:.2f}; encoder behind the best q: "
         f"{first_parts['amortization'].value:.2f} to {last_parts['amortization'].value:.2f}), "
-        f"mostly because {reason}.",
+        f"{reason}.",
     ]
 
 
