@@ -46,7 +46,37 @@ TINY = {
         "grid_nodes": 181,
         "nodes_under_q": 48,
     },
+    "reconstruction": {
+        "num_epochs": 2,
+        "latent_dim": 2,
+        "hidden_units": 8,
+        "num_examples": 8,
+        "num_samples": 50,
+        "num_temperatures": 4,
+        "num_chains": 8,
+        "grid_nodes": 61,
+    },
+    "density": {
+        "num_steps": 30,
+        "batch_size": 8,
+        "num_samples": 2,
+        "hidden_units": 8,
+        "num_records": 3,
+        "grid_nodes": 61,
+        "test_samples": 100,
+    },
     "maximum_likelihood": {"num_latents": 1, "elbo_epochs": 40, "bound_epochs": 20},
+    "tighter_bounds": {
+        "num_epochs": 2,
+        "latent_dim": 2,
+        "hidden_units": 8,
+        "num_examples": 6,
+        "num_samples": 50,
+        "num_temperatures": 4,
+        "num_chains": 8,
+        "gap_steps": 4,
+        "gap_samples": 2,
+    },
 }
 
 

@@ -7,11 +7,22 @@ order is the order of the page.
 
 from types import ModuleType
 
-from vaejax.explain import fixed_model, identity, maximum_likelihood, trained_model
+from vaejax.explain import (
+    density,
+    fixed_model,
+    identity,
+    maximum_likelihood,
+    reconstruction,
+    tighter_bounds,
+    trained_model,
+)
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "identity": identity,
     "fixed_model": fixed_model,
     "trained_model": trained_model,
+    "reconstruction": reconstruction,
+    "density": density,
     "maximum_likelihood": maximum_likelihood,
+    "tighter_bounds": tighter_bounds,
 }

@@ -1,0 +1,294 @@
+"""What p_theta(x) is: a VAE's density drawn while it learns one that is known.
+
+p_theta(x) = integral of N(z; 0, I) N(x; f(z), s^2 I) dz over the plane of two latents, by
+the trapezoidal rule on a square of nodes: a mixture of normals, one per node, so that its
+values on a grid of x are a product of two small matrices.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vaejax import bounds, importance
+from vaejax.explain import densities, density_pictures, fit, grids, plane, variants
+from vaejax.explain.densities import Density
+from vaejax.explain.result import Picture
+from vaejax.explain.variants import Mean
+from vaejax.models import mlp
+from vaejax.schema import field
+from vaejax.types import DataSpec, Model, Params
+
+QUESTION = "What goes into p_theta(x), what comes out, and how can it come close to the real p(x)?"
+_HALF_WIDTH_Z, _HALF_WIDTH_X = 5.0, 5.5
+_POINTS = {1: 221, 2: 111}  # of x per axis: half the narrowest scale apart, or less
+_ROWS = 64  # examples integrated at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Four VAEs with two latents, each on fresh samples of a density that is known.
+
+    The objective is L_K with K = `num_samples`: with a diagonal normal q, the ELBO (K = 1)
+    has another optimum in theta than log p(x), far from the data where the posterior is not
+    normal.
+    """
+
+    num_steps: int = field(3000, "training steps", low=2)
+    batch_size: int = field(48, "fresh samples per step (1-d: a quarter)", low=4)
+    num_samples: int = field(16, "samples K of z in the objective L_K; 1: the ELBO", low=1)
+    learning_rate: float = field(5e-3, "first rate of Adam; cosine to 0", low=0.0)
+    hidden_units: int = field(64, "width of the two hidden layers", low=1)
+    num_records: int = field(20, "checkpoints of training that are drawn", low=3)
+    first_scale: float = field(0.5, "standard deviation of p(x|z) at the start", low=1e-3)
+    grid_nodes: int = field(160, "nodes per latent of the quadrature", low=21)
+    test_samples: int = field(1000, "samples of the density for E log p_theta", low=2)
+
+
+class Course(NamedTuple):
+    """One density and its model at R points of training; nats.
+
+    Attributes:
+      size: D.
+      line: grid points of each axis of x, [G].
+      truth: p(x) on line^D, [P].
+      model: p_theta(x) there, [R, P].
+      integral: integral of p_theta over the grid, [R].
+      kl: KL(p || p_theta), [R].
+      entropy: of p.
+      scale: the learned standard deviation of p(x|z), [R].
+      sampled: E log p_theta at the end by samples of p: mean and standard error.
+      kl_shift: |change of the final KL| with 3/2 as many nodes per latent.
+      density_shift: largest change of the final p_theta(x), relative to its peak.
+      unresolved: prior mass of nodes whose neighbours' E[x|z] are over `scale` away.
+    """
+
+    size: int
+    line: Float[np.ndarray, "G"]
+    truth: Float[np.ndarray, "P"]
+    model: Float[np.ndarray, "R P"]
+    integral: Float[np.ndarray, "R"]
+    kl: Float[np.ndarray, "R"]
+    entropy: float
+    scale: Float[np.ndarray, "R"]
+    sampled: Mean
+    kl_shift: float
+    density_shift: float
+    unresolved: float
+
+
+class Findings(NamedTuple):
+    """Attributes:
+
+    steps: the R step counts that are recorded, the first 0.
+    num_samples: K of the objective.
+    courses: by name of the density.
+    """
+
+    steps: tuple[int, ...]
+    num_samples: int
+    courses: dict[str, Course]
+
+
+def _scale(params: Params) -> Float[np.ndarray, "*R"]:
+    return np.exp(np.float64(params["generative"]["likelihood"]["log_scale"]))
+
+
+def _nodes(per_axis: int) -> tuple[plane.Rule, Float[np.ndarray, "M"]]:
+    """The rule over z, and the part of N(z; 0, I) that each of its nodes stands for."""
+    rule = plane.trapezoidal(_HALF_WIDTH_Z, per_axis)
+    log_prior = -0.5 * np.sum(rule.nodes**2, axis=1) - np.log(2.0 * np.pi)
+    return rule, np.exp(log_prior + rule.log_weights)
+
+
+def log_marginal(
+    params: Params, x: Float[Array, "N D"], rule: plane.Rule, *, model: Model
+) -> Float[Array, "N"]:
+    """log p_theta(x) in log space, through the model's own log p(x|z): for single points."""
+
+    def rows(x):
+        joint = plane.log_joint(params, x[None], rule, model=model)[0]
+        return plane.log_marginal(joint, rule)
+
+    return jax.lax.map(rows, x, batch_size=min(_ROWS, len(x)))
+
+
+def _train(
+    targets: list[Density], key: PRNGKeyArray, *, config: Config, record_at: tuple[int, ...]
+) -> tuple[Model, Params]:
+    """One model per target of the same size, side by side: leaves [R, targets, ...]."""
+    settings = mlp.Config(
+        latent_dims=(2,),
+        hidden_dims=((config.hidden_units, config.hidden_units),),
+        activation="relu",
+        likelihood="normal",
+    )
+    model = mlp.build(settings, DataSpec((targets[0].size,), None))
+    init_key, fit_key = jax.random.split(key)
+
+    # One dimension is learned sooner.
+    batch_size = config.batch_size if targets[0].size == 2 else config.batch_size // 4
+
+    def bound(params, key, x):
+        log_weights = importance.sample_log_weights(
+            params, key, x, model=model, num_samples=config.num_samples
+        )
+        return bounds.iwae(log_weights)
+
+    def loss(params, key):
+        data_key, sample_key = jax.random.split(key)
+        keys = jax.random.split(data_key, (len(targets), batch_size))
+        x = jnp.stack([jax.vmap(t.sample)(k) for t, k in zip(targets, keys, strict=True)])
+        sample_keys = jax.random.split(sample_key, (len(targets), batch_size))
+        over_rows = jax.vmap(bound, in_axes=(None, 0, 0))
+        # Models share no parameters: the gradient of the sum is each one's own.
+        return -jnp.sum(jnp.mean(jax.vmap(over_rows)(params, sample_keys, x), axis=1))
+
+    params = jax.jit(jax.vmap(model.init))(jax.random.split(init_key, len(targets)))
+    # From a wide start the shortest way down may lead to a decoder that ignores z.
+    first = jnp.full(len(targets), jnp.log(config.first_scale))
+    params["generative"]["likelihood"]["log_scale"] = first
+    history = fit.adam(
+        loss, params, fit_key, record_at=record_at, learning_rate=config.learning_rate
+    )
+    return model, jax.tree.map(np.asarray, history)
+
+
+def _decoder(model: Model) -> Callable[..., Array]:
+    """`(params, z [M, 2]) -> E[x|z] [M, D]`."""
+    return jax.vmap(lambda params, z: model.likelihood_mean(params, (z,)), in_axes=(None, 0))
+
+
+def _course(
+    target: Density,
+    history: Params,
+    key: PRNGKeyArray,
+    *,
+    model: Model,
+    decode: Callable[..., Array],
+    config: Config,
+) -> Course:
+    """Draws p_theta at every record of `history` and measures it against the truth."""
+    line = grids.axis(_HALF_WIDTH_X, _POINTS[target.size])
+    log_prob = grids.log_prob_grid(target, line)
+
+    def draw(params, rule, weights):
+        loc = np.asarray(decode(params, np.asarray(rule.nodes, np.float32)), np.float64)
+        return loc, grids.node_mixture(loc, weights, float(_scale(params)), line)
+
+    num_records = len(jax.tree.leaves(history)[0])
+    rule, weights = _nodes(config.grid_nodes)
+    drawn = [draw(fit.at(history, index), rule, weights) for index in range(num_records)]
+    model_density = np.stack([values for _, values in drawn])
+    kl = [grids.kl_on_grid(log_prob, values, line, target.size) for values in model_density]
+    last = fit.at(history, num_records - 1)
+    _, finer = draw(last, *_nodes(3 * config.grid_nodes // 2))
+
+    @jax.jit
+    def evaluate(params, key):
+        x = jax.vmap(target.sample)(jax.random.split(key, config.test_samples))
+        return log_marginal(params, x, rule, model=model)
+
+    log_values = np.asarray(evaluate(last, key), np.float64)
+    return Course(
+        size=target.size,
+        line=line,
+        truth=np.exp(log_prob),
+        model=model_density,
+        integral=np.array([grids.integral(v, line, target.size) for v in model_density]),
+        kl=np.array(kl),
+        entropy=grids.entropy(log_prob, line, target.size),
+        scale=_scale(history),
+        sampled=variants.mean(log_values),
+        kl_shift=abs(grids.kl_on_grid(log_prob, finer, line, target.size) - kl[-1]),
+        density_shift=float(np.max(np.abs(finer - model_density[-1])) / model_density[-1].max()),
+        unresolved=grids.unresolved(drawn[-1][0], weights, float(_scale(last))),
+    )
+
+
+def compute(config: Config, *, seed: int) -> Findings:
+    """Trains and draws; densities of one size are trained side by side."""
+    record_at = fit.log_spaced(config.num_steps, config.num_records)
+    targets = {name: make() for name, make in densities.DENSITIES.items()}
+    courses = {}
+    for size in (1, 2):
+        names = [name for name, target in targets.items() if target.size == size]
+        fit_key, test_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), size))
+        model, history = _train(
+            [targets[name] for name in names], fit_key, config=config, record_at=record_at
+        )
+        decode = jax.jit(_decoder(model))  # once for all of one size
+        for index, name in enumerate(names):
+            own = jax.tree.map(lambda leaf: leaf[:, index], history)  # noqa: B023
+            key = jax.random.fold_in(test_key, index)
+            courses[name] = _course(
+                targets[name], own, key, model=model, decode=decode, config=config
+            )
+    return Findings(record_at, config.num_samples, courses)
+
+
+def numbers(findings: Findings) -> dict[str, Any]:
+    """Per density: distance before and after, both sides of the limit, and the checks."""
+    table = {
+        name: {
+            "kl_before_nats": float(course.kl[0]),
+            "kl_after_nats": float(course.kl[-1]),
+            "e_log_p_theta_after_nats": float(-course.entropy - course.kl[-1]),
+            "e_log_p_theta_by_samples_nats": course.sampled[0],
+            "its_standard_error_nats": course.sampled[1],
+            "minus_entropy_nats": -course.entropy,
+            "integral_of_p_theta": float(course.integral[-1]),
+            "integral_furthest_from_one": float(
+                course.integral[np.argmax(np.abs(course.integral - 1.0))]
+            ),
+            "likelihood_scale": float(course.scale[-1]),
+            "kl_change_with_more_nodes_nats": course.kl_shift,
+            "density_change_with_more_nodes_of_peak": course.density_shift,
+            "prior_mass_between_far_nodes": course.unresolved,
+        }
+        for name, course in findings.courses.items()
+    }
+    return table | {
+        "steps": list(findings.steps),
+        "kl_nats_at_steps": {n: course.kl.tolist() for n, course in findings.courses.items()},
+    }
+
+
+def headline(findings: Findings) -> str:
+    """The remaining distances."""
+    one = max(course.kl[-1] for course in findings.courses.values() if course.size == 1)
+    two = max(course.kl[-1] for course in findings.courses.values() if course.size == 2)
+    return f"KL(p || p_theta) falls to {one:.3f} nat in 1-d, to at most {two:.2f} nat in 2-d"
+
+
+def sentences(findings: Findings) -> list[str]:
+    """What goes in and comes out, what training does, and where it must stop."""
+    courses = findings.courses
+    off = max(np.abs(course.integral - 1.0).max() for course in courses.values())
+    first = max(courses, key=lambda name: courses[name].kl[0])
+    worst = max(courses, key=lambda name: courses[name].kl[-1])
+    start, end = courses[first], courses[worst]
+    sampled, error = end.sampled
+    verb = "falls" if start.kl[-1] < start.kl[0] else "does not fall"
+    return [
+        f"p_theta(x) takes a point x and the decoder's parameters and gives one number, a "
+        f"density: whatever the parameters, its integral over x stays 1 (furthest off over "
+        f"{len(findings.steps)} checkpoints of {len(courses)} models: {off:.0e}), so more of it "
+        f"near the data means less of it elsewhere.",
+        f"The real p(x) never changes, p_theta(x) does: over {findings.steps[-1]} steps "
+        f"KL(p || p_theta) {verb} from {start.kl[0]:.2f} to {start.kl[-1]:.3f} nats for the "
+        f"{first}, and is {end.kl[-1]:.3f} at the end where it is largest (the {worst}).",
+        f"So 'maximising log p(x)' means E log p_theta(x), and it has a ceiling, minus the "
+        f"entropy of the data: for the {worst} {-end.entropy:.3f} nats, of which training with "
+        f"K = {findings.num_samples} reaches {-end.entropy - end.kl[-1]:.3f} on the grid and "
+        f"{sampled:.3f} +- {error:.3f} on fresh samples.",
+    ]
+
+
+def pictures(findings: Findings) -> dict[str, Picture]:
+    """The densities at four times, their distance over time, and an animation."""
+    return density_pictures.pictures(findings.steps, findings.courses)
