@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,10 +42,22 @@ code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere; }
 _SPELLINGS = {"kl": "KL", "elbo": "ELBO", "iwae": "IWAE", "nats": "(nats)", "degrees": "(degrees)"}
 
 
+_PHRASES = {
+    "log marginal": "log p(x)",
+    "log p x": "log p(x)",
+    "e log p theta": "E log p_\u03b8(x)",
+    "p theta": "p_\u03b8(x)",
+    "monte carlo": "Monte-Carlo",
+}
+_WIDEST = 7
+
+
 def words(name: str) -> str:
     """A key of `numbers` as a reader would write it: "elbo_nats" becomes "ELBO (nats)"."""
-    text = name.replace("log_marginal", "log p(x)")
-    return " ".join(_SPELLINGS.get(word, word) for word in text.split("_"))
+    text = " ".join(_SPELLINGS.get(word, word) for word in name.split("_"))
+    for phrase, spelling in _PHRASES.items():
+        text = text.replace(phrase, spelling)
+    return re.sub(r"\bL (\d+)", r"L_\1", text)
 
 
 def number(value: Any) -> str:
@@ -68,19 +81,28 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def number_tables(numbers: Mapping[str, Any]) -> str:
-    """Dicts of the same names as rows of one table, everything else a line each."""
-    groups: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
+    """Dicts of the same names as rows of one table, everything else a line each.
+
+    A table with many columns is turned over: one row for each quantity.
+    """
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
     for name, value in numbers.items():
         if isinstance(value, Mapping):
             flat = _leaves(value)
-            cells = [words(name), *map(number, flat.values())]
-            groups.setdefault(("", *flat), []).append(("", cells))
+            if flat:
+                groups.setdefault(("", *flat), []).append(
+                    [words(name), *map(number, flat.values())]
+                )
         elif not isinstance(value, (list, tuple)):
-            groups.setdefault(("", "value"), []).append(("", [words(name), number(value)]))
-    return "".join(
-        html_page.table("".join(f"<th>{html.escape(name)}</th>" for name in head), rows)
-        for head, rows in groups.items()
-    )
+            groups.setdefault(("", "value"), []).append([words(name), number(value)])
+    return "".join(_number_table([list(head), *rows]) for head, rows in groups.items())
+
+
+def _number_table(cells: list[list[str]]) -> str:
+    if len(cells[0]) > _WIDEST:
+        cells = [list(column) for column in zip(*cells, strict=True)]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in cells[0])
+    return html_page.table(head, [("", row) for row in cells[1:]])
 
 
 def _command(name: str, seed: int) -> str:

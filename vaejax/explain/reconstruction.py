@@ -237,8 +237,8 @@ def headline(findings: Findings) -> str:
     sharpest, _, _ = _extremes(findings)
     difference = behind(findings, sharpest)
     return (
-        f"Best reconstruction: beta = {findings.betas[sharpest]:g}, with log p(x) "
-        f"{difference.value:+.1f} +- {difference.error:.1f} nats from beta = 1"
+        f"Best reconstruction: beta = {findings.betas[sharpest]:g}; its log p(x) minus that of "
+        f"beta = 1: {difference.value:+.1f} +- {difference.error:.1f} nats"
     )
 
 
