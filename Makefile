@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python scripts/evaluate.py --workdir=$(RUN)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

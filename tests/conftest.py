@@ -26,7 +26,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 MNIST = ROOT.parent / "shared" / "data" / "tfds"
 
 
-SLOWEST_FIRST = ("test_sweeps", "test_scripts", "test_evidence", "test_comparison")
+SLOWEST_FIRST = (
+    "test_sweeps",
+    "test_scripts",
+    "test_explain",
+    "test_gradients",
+    "test_evidence",
+    "test_comparison",
+)
 
 
 def pytest_collection_modifyitems(items):

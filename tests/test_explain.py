@@ -57,6 +57,7 @@ TINY = {
         "grid_nodes": 61,
     },
     "density": {
+        "names": ("mixture", "moons"),
         "num_steps": 30,
         "batch_size": 8,
         "num_samples": 2,

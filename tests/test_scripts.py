@@ -80,7 +80,7 @@ def test_evaluate_writes_table_json_npz_and_figures(copied):
     assert set(result) == {"protocol", "estimates", "diagnostics"}
     assert set(result["protocol"]) == {
         "dataset", "split", "num_examples", "binarization", "data_sha256", "num_samples", "model",
-        "objective", "checkpoint_step", "seed", "dtype", "versions", "device",
+        "objective", "biased_gradient", "checkpoint_step", "seed", "dtype", "versions", "device",
     }  # fmt: skip
     assert list(result["estimates"]) == [
         "elbo", "reconstruction", "kl", "kl_closed_form", "iwae_1", "iwae_5", "iwae_20",

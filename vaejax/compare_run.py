@@ -86,6 +86,8 @@ def _expand(paths: Sequence[str], console: Console) -> list[pathlib.Path]:
         for name in (name for group in workdir_lib.read_json(groups) for name in group):
             if (path / name / "failed.json").is_file():
                 console.print(f"{path / name} failed and is left out", soft_wrap=True)
+            elif not (path / name).is_dir():
+                console.print(f"{path / name} is gone and is left out", soft_wrap=True)
             else:
                 folders.append(path / name)
     twice = [folder for folder in folders if folders.count(folder) > 1]

@@ -12,7 +12,7 @@ _TITLES = {"phi": "phi, the encoder's parameters", "theta": "theta, the decoder'
 
 def signal_to_noise(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """Signal-to-noise ratio against K, log axes, phi and theta apart, one line per pair."""
-    figure = Figure(figsize=(9.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.8), layout="constrained")
     panels = figure.subplots(1, 2)
     labels = list(dict.fromkeys(row["pair"] for row in rows))
     for axes, group in zip(panels, _TITLES, strict=True):
@@ -22,15 +22,15 @@ def signal_to_noise(rows: Sequence[dict[str, Any]], title: str) -> Figure:
             snrs = np.array([row[group]["snr"] for row in own])
             errors = 2 * np.array([row[group]["snr_se"] for row in own])
             low = np.minimum(errors, 0.9 * snrs)
-            axes.errorbar(sizes, snrs, (low, errors), fmt="o-", color=color, ms=4, label=label)
+            biased = any(row[name]["biased"] for row in own for name in _TITLES)
+            name = f"{label} (biased)" if biased else label
+            axes.errorbar(sizes, snrs, (low, errors), fmt="o-", color=color, ms=4, label=name)
         _guide(axes, group)
         axes.set(xscale="log", yscale="log", xlabel="samples K", title=_TITLES[group])
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("signal-to-noise ratio of one gradient")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside right center", frameon=False, title="bound:estimator"
-    )
+    figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=3, fontsize=9)
     figure.suptitle(f"{title} (bars: 2 standard errors)", fontsize=11)
     return figure
 

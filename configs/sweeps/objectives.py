@@ -2,6 +2,10 @@
 
 python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/objectives.py \
     --workdir=runs/objectives --seeds=3
+
+Left out, because phi runs away along them at 16 latents and K = 8: cubo, the right side of
+tvo, and jackknife as phi's own objective. They are estimates that a bad q can push past
+log p(x), and at so few samples it does; see the README.
 """
 
 from vaejax import bounds, gradients
@@ -16,17 +20,17 @@ def _member(name, bound, gradient, **others):
 
 def get_sweep():
     """One member per pair, named bound-estimator; "dreg" is doubly_reparameterized."""
-    lower = [name for name in bounds.BOUNDS if not bounds.is_upper(name)]
+    lower = [name for name in bounds.BOUNDS if not bounds.is_upper(name) and name != "jackknife"]
     members = [
         _member(f"{name}-{short}", name, gradient)
         for name in lower
         for short, gradient in _ESTIMATORS.items()
         if gradients.bias(gradient, name) is None
     ]
-    phi = {"piwae": "miwae", "cubo": "cubo", "tvo_right": "tvo(side='right')"}
+    apart = {"piwae": ("iwae", "miwae"), "jackknife_theta": ("jackknife", "iwae")}
     members += [
-        _member(f"{name}-{short}", "iwae", gradient, inference_bound=bound)
-        for name, bound in phi.items()
+        _member(f"{name}-{short}", theta, gradient, inference_bound=phi)
+        for name, (theta, phi) in apart.items()
         for short, gradient in _ESTIMATORS.items()
     ]
     members += [_member(name, "iwae", name) for name in gradients.OWN_OBJECTIVE]

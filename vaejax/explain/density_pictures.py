@@ -73,7 +73,9 @@ def _panel(axes: Any, course: Any, values: np.ndarray | None):
 
 def _stages(steps: tuple[int, ...], courses: dict[str, Any]) -> Figure:
     records = (0, *_chosen(steps), len(steps) - 1)
-    figure, axes = draw.panels(2.3 * len(courses) + 0.6, 11.0, 1 + len(records), len(courses))
+    figure, axes = draw.panels(
+        2.3 * len(courses) + 0.6, 11.0, 1 + len(records), len(courses), squeeze=False
+    )
     for column, (name, course) in zip(axes.T, courses.items(), strict=True):
         _panel(column[0], course, None)
         column[0].set_title(f"{name}\nentropy {course.entropy:.2f} nats", fontsize=10)
@@ -121,7 +123,7 @@ def _name_ceilings(axes: Any, right_end: float, courses: dict[str, Any]) -> None
 
 def _animation(steps: tuple[int, ...], courses: dict[str, Any]) -> bytes:
     """A GIF, one frame per record."""
-    figure, axes = draw.panels(2.0 * len(courses) + 0.4, 4.6, 2, len(courses))
+    figure, axes = draw.panels(2.0 * len(courses) + 0.4, 4.6, 2, len(courses), squeeze=False)
     canvas = FigureCanvasAgg(figure)
     moving = []
     for (upper, lower), (name, course) in zip(axes.T, courses.items(), strict=True):
