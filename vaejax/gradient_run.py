@@ -104,6 +104,7 @@ def measure_run(workdir: pathlib.Path, settings: Settings, *, console: Console) 
     config = workdir_lib.read_config(workdir)
     held_out = splits.held_out(config, settings.split)
     _, model, state = runs.load_run(workdir, held_out.shape, console=console)
+    check(settings, model)
     params = training.evaluation_params(state)
     return _measure(config, model, params, held_out, settings, workdir, console=console)
 
@@ -118,6 +119,7 @@ def measure_config(
     """
     held_out = splits.held_out(config, settings.split)
     model = runs.build_model(config, splits.training_data(config).spec)
+    check(settings, model)
     state = jax.jit(lambda: training.init_state(config, model=model))()
     return _measure(config, model, state.params, held_out, settings, out, console=console)
 
@@ -132,7 +134,6 @@ def _measure(
     *,
     console: Console,
 ) -> dict[str, Any]:
-    check(settings, model)
     if not 1 <= settings.num_examples <= len(held_out.x):
         raise UserError(
             f"--num_examples: must be in 1..{len(held_out.x)}, got {settings.num_examples}"
