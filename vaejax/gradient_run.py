@@ -221,7 +221,7 @@ def table(result: dict[str, Any]) -> Table:
         caption="bias z: paired with the reference, * above "
         f"{gradient_lab.Z_LIMIT:g}: biased; SNR ± one standard error",
     )
-    shown.add_column("bound:estimator")
+    shown.add_column("bound:estimator", overflow="fold")
     names = ["K"]
     for group in gradient_lab.GROUPS:
         names += [f"{group} bias z", f"{group} variance", f"{group} SNR"]
