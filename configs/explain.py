@@ -3,7 +3,7 @@
 python scripts/explain.py --workdir=runs/explain
 """
 
-from vaejax import explain_config
+from vaejax.explain import config as explain_config
 
 
 def get_config() -> explain_config.Config:

@@ -10,8 +10,13 @@ import sys
 
 from absl import flags
 
-from vaejax import benchmark, cli, workdir
 from vaejax.errors import unknown
+from vaejax.experiment import cli
+from vaejax.storage import workdir
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks import bounds as benchmark  # noqa: E402
 
 OUT = flags.DEFINE_string("out", "benchmark.json", "where the JSON goes")
 ONLY = flags.DEFINE_string("only", None, "one case instead of all")
@@ -22,10 +27,11 @@ def run_case(name):
     if name in benchmark.CASES:
         return benchmark.CASES[name]()
     code = (
-        "import json; from vaejax import benchmark as b; print(json.dumps(b.evaluation_memory(%d)))"
+        "import json; from benchmarks import bounds as b; "
+        "print(json.dumps(b.evaluation_memory(%d)))"
     )
     command = [sys.executable, "-c", code % benchmark.MEMORY_CASES[name]]
-    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return json.loads(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout)
 
 
 def main(console):

@@ -4,10 +4,15 @@ python scripts/benchmark_evidence.py [--num_chains=16] [--num_examples=32]
 """
 
 import json
+import pathlib
+import sys
 
 from absl import flags
 
-from vaejax import benchmark, cli
+from vaejax.experiment import cli
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks import bounds as benchmark
 
 NUM_CHAINS = flags.DEFINE_integer("num_chains", 16, "chains per example")
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 32, "examples per call")

@@ -4,11 +4,16 @@ python scripts/benchmark_sweep.py [--members=16] [--epochs=300] [--alone=2]
 """
 
 import json
+import pathlib
+import sys
 
 from absl import flags
 
-from vaejax import cli, sweep_benchmark
 from vaejax import config as config_lib
+from vaejax.experiment import cli
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks import sweep as sweep_benchmark
 
 MEMBERS = flags.DEFINE_integer("members", 16, "runs in the sweep, an even number")
 EPOCHS = flags.DEFINE_integer("epochs", 300, "epochs of each run")

@@ -10,7 +10,8 @@ import pathlib
 
 from absl import flags
 
-from vaejax import cli, compare_run
+from vaejax.comparison import run as compare_run
+from vaejax.experiment import cli
 
 BASELINE = flags.DEFINE_string("baseline", None, "the RUN that others are compared with: first")
 OUT = flags.DEFINE_string("out", "report", "folder for tables, figures and index.html")

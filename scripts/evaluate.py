@@ -13,7 +13,11 @@ import pathlib
 
 from absl import flags
 
-from vaejax import cli, evaluate_run, evidence_report, evidence_run, reporting
+from vaejax.experiment import cli
+from vaejax.runs import evaluate as evaluate_run
+from vaejax.runs import evidence as evidence_run
+from vaejax.runs import report as reporting
+from vaejax.runs import summary as evidence_report
 
 cli.define_overrides()
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)

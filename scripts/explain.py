@@ -9,7 +9,9 @@ import pathlib
 
 from absl import flags
 
-from vaejax import cli, explain_config, explain_run
+from vaejax.experiment import cli
+from vaejax.explain import config as explain_config
+from vaejax.explain import run as explain_run
 
 cli.define_config("configs/explain.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the results", required=True)

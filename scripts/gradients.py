@@ -9,8 +9,9 @@ import pathlib
 
 from absl import flags
 
-from vaejax import cli, gradient_run
 from vaejax.errors import UserError
+from vaejax.experiment import cli
+from vaejax.laboratory import run as gradient_run
 
 cli.define_config("")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a trained run")

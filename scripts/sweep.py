@@ -8,8 +8,12 @@ import pathlib
 
 from absl import flags
 
-from vaejax import cli, sweep_group, sweep_results, sweep_run, sweeps
 from vaejax.errors import UserError, unknown
+from vaejax.experiment import cli
+from vaejax.sweeps import group as sweep_group
+from vaejax.sweeps import launch as sweep_run
+from vaejax.sweeps import members as sweeps
+from vaejax.sweeps import results as sweep_results
 
 cli.define_config()
 SWEEP = flags.DEFINE_string("sweep", None, "sweep file", required=True)

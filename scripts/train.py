@@ -7,7 +7,8 @@ import pathlib
 
 from absl import flags
 
-from vaejax import cli, train_run
+from vaejax.experiment import cli
+from vaejax.training import loop as train_run
 
 cli.define_config()
 flags.adopt_module_key_flags(cli)

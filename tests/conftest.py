@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from vaejax import config as config_lib
-from vaejax import models
+from vaejax.models import registry as models
 from vaejax.types import DataSpec
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["vaejax.train_run", "vaejax.evaluate_run", "vaejax.cli"])
+_CONTEXT.set_forkserver_preload(
+    ["vaejax.training.loop", "vaejax.runs.evaluate", "vaejax.experiment.cli"]
+)
 
 
 class Finished(NamedTuple):

@@ -11,7 +11,9 @@ from numpyro import handlers
 from numpyro.infer import RenyiELBO
 from numpyro.infer.util import log_density
 
-from vaejax import bounds, diagnostics, specs
+from vaejax import specs
+from vaejax.evidence import diagnostics
+from vaejax.objectives import bounds
 
 LOG_WEIGHTS = np.random.default_rng(1).normal(-90.0, 4.0, 64).astype(np.float32)
 every_bound = pytest.mark.parametrize("name", bounds.BOUNDS)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from run_script import run_script
 
-from vaejax import comparison, comparison_report
-from vaejax.comparison import Run, Setting
+from vaejax.comparison import report as comparison_report
+from vaejax.comparison import statistics as comparison
+from vaejax.comparison.statistics import Run, Setting
 from vaejax.errors import UserError
 
 NUM_EXAMPLES = 40

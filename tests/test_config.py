@@ -10,8 +10,10 @@ import pytest
 from conftest import ROOT, small_config
 
 from vaejax import config as config_lib
-from vaejax import runs, splits, training
+from vaejax.data import splits
 from vaejax.errors import UserError
+from vaejax.training import runs
+from vaejax.training import step as training
 
 EXPLAIN = ROOT / "configs" / "explain.py"  # a config of its own kind: tests/test_explain.py
 CONFIG_FILES = sorted({*(ROOT / "configs").glob("*.py")} - {EXPLAIN})

@@ -9,7 +9,8 @@ import pytest
 import tensorflow_datasets as tfds
 from conftest import small_config
 
-from vaejax import binarization, datasets, splits
+from vaejax.data import binarization, splits
+from vaejax.data import sources as datasets
 from vaejax.errors import UserError
 
 

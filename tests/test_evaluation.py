@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, small_models
 
-from vaejax import bounds, evaluation, importance
+from vaejax.evaluation import examples as evaluation
 from vaejax.models import linear_gaussian
+from vaejax.objectives import bounds, importance
 from vaejax.types import LogTerms
 
 

@@ -11,9 +11,11 @@ import pytest
 from blackjax.mcmc import hmc
 from scipy import stats
 
-from vaejax import annealing, bounds, evidence, importance, pareto
-from vaejax.evidence import bidirectional
-from vaejax.evidence import importance as importance_estimator
+from vaejax.evidence import annealing, pareto
+from vaejax.evidence import estimators as evidence
+from vaejax.evidence.estimators import bidirectional
+from vaejax.evidence.estimators import importance as importance_estimator
+from vaejax.objectives import bounds, importance
 from vaejax.types import Evidence
 
 NUM_EXAMPLES, NUM_SEEDS = 100, 5

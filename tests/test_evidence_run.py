@@ -11,8 +11,12 @@ from rich.console import Console
 from run_script import run_script
 
 from vaejax import config as config_lib
-from vaejax import evidence, evidence_run, evidence_tasks, runs, train_run
 from vaejax.errors import UserError
+from vaejax.evidence import estimators as evidence
+from vaejax.runs import evidence as evidence_run
+from vaejax.runs import tasks as evidence_tasks
+from vaejax.training import loop as train_run
+from vaejax.training import runs
 from vaejax.types import DataSpec
 
 QUIET = Console(quiet=True)

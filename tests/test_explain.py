@@ -16,9 +16,12 @@ from rich.console import Console
 from run_script import run_script
 from sklearn.decomposition import PCA
 
-from vaejax import explain_config, explain_page, explain_run, schema
+from vaejax import schema
 from vaejax.errors import UserError
-from vaejax.explain import (
+from vaejax.explain import config as explain_config
+from vaejax.explain import page as explain_page
+from vaejax.explain import run as explain_run
+from vaejax.explain.experiments import (
     EXPERIMENTS,
     closed_forms,
     fit,

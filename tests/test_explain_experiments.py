@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from vaejax import evidence
+from vaejax.evidence import estimators as evidence
 from vaejax.explain import (
     densities,
     density,

@@ -4,7 +4,7 @@ import evidence_models
 import jax
 import numpy as np
 
-from vaejax import gaps
+from vaejax.evidence import gaps
 
 
 def test_gaps_of_the_linear_gaussian_model():

@@ -11,9 +11,10 @@ from conftest import small_config
 from rich.console import Console
 from run_script import run_script
 
-from vaejax import gradient_lab, gradient_run
 from vaejax.errors import UserError
-from vaejax.gradient_lab import Moments, Pair
+from vaejax.laboratory import draws as gradient_lab
+from vaejax.laboratory import run as gradient_run
+from vaejax.laboratory.draws import Moments, Pair
 
 QUIET = Console(quiet=True)
 BLOCKS = gradient_lab.NUM_BLOCKS

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import perturbed
 
-from vaejax import bounds, gradients, importance, models
-from vaejax.gradients import Target
 from vaejax.models import linear_gaussian
+from vaejax.models import registry as models
+from vaejax.objectives import bounds, gradients, importance
+from vaejax.objectives.gradients import Target
 from vaejax.types import DataSpec
 
 pytestmark = pytest.mark.usefixtures("x64")

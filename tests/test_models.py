@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 import pytest
 from conftest import MODEL_NAMES, perturbed, small_models
 
-from vaejax import importance, models
+from vaejax.models import registry as models
+from vaejax.objectives import importance
 from vaejax.types import DataSpec
 
 every_model = pytest.mark.parametrize("name", MODEL_NAMES)

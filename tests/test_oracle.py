@@ -11,8 +11,8 @@ from conftest import perturbed
 from scipy import stats
 from sklearn.decomposition import PCA
 
-from vaejax import bounds, importance
 from vaejax.models import linear_gaussian
+from vaejax.objectives import bounds, importance
 from vaejax.types import DataSpec
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaejax import pareto
+from vaejax.evidence import pareto
 
 
 def _log_weights(kind, size, seed=0):

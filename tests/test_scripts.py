@@ -48,7 +48,7 @@ def _contents(folder):
 
 def _params(workdir):
     """Bytes of every array of the newest checkpoint."""
-    from vaejax import runs
+    from vaejax.training import runs
 
     class Silent:
         print = staticmethod(lambda *args, **options: None)

@@ -18,17 +18,15 @@ from conftest import ROOT, small_config
 from rich.console import Console
 from run_script import run_script
 
-from vaejax import (
-    runs,
-    sweep_group,
-    sweep_ray,
-    sweep_results,
-    sweep_run,
-    sweep_train,
-    sweeps,
-    train_run,
-)
 from vaejax.errors import UserError
+from vaejax.sweeps import group as sweep_group
+from vaejax.sweeps import launch as sweep_run
+from vaejax.sweeps import members as sweeps
+from vaejax.sweeps import ray_launcher as sweep_ray
+from vaejax.sweeps import results as sweep_results
+from vaejax.sweeps import train as sweep_train
+from vaejax.training import loop as train_run
+from vaejax.training import runs
 
 QUIET = Console(quiet=True)
 RATE = "optimizer.learning_rate"

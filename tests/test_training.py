@@ -12,8 +12,12 @@ from conftest import small_config
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import memory, optimizers, reporting, runs, splits, train_run, training
+from vaejax.data import splits
 from vaejax.errors import UserError
+from vaejax.runs import report as reporting
+from vaejax.training import loop as train_run
+from vaejax.training import memory, optimizers, runs
+from vaejax.training import step as training
 from vaejax.types import DataSpec
 
 SPEC = DataSpec((8, 8, 1), None)

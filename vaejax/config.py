@@ -10,8 +10,12 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from vaejax import bounds, evidence, gaps, gradients, models, python_files, schema
+from vaejax import python_files, schema
 from vaejax.errors import UserError, unknown
+from vaejax.evidence import estimators as evidence
+from vaejax.evidence import gaps
+from vaejax.models import registry as models
+from vaejax.objectives import bounds, gradients
 from vaejax.schema import field
 from vaejax.types import Numbers
 

@@ -4,7 +4,7 @@ python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds
     --workdir=runs/bounds --seeds=3
 """
 
-from vaejax import sweeps
+from vaejax.sweeps import members as sweeps
 
 
 def get_sweep() -> list[sweeps.Overrides]:

@@ -4,7 +4,7 @@ python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/learni
     --workdir=runs/rates --seeds=2
 """
 
-from vaejax import sweeps
+from vaejax.sweeps import members as sweeps
 
 
 def get_sweep() -> list[sweeps.Overrides]:

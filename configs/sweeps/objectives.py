@@ -8,7 +8,7 @@ tvo, and jackknife as phi's own objective. They are estimates that a bad q can p
 log p(x), and at so few samples it does; see the README.
 """
 
-from vaejax import bounds, gradients
+from vaejax.objectives import bounds, gradients
 
 _ESTIMATORS = {"pathwise": "pathwise", "dreg": "doubly_reparameterized"}
 

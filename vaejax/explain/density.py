@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vaejax import bounds, importance
 from vaejax.errors import UserError
 from vaejax.explain import densities, density_pictures, fit, grids, plane, variants
 from vaejax.explain.densities import Density
 from vaejax.explain.result import Picture
 from vaejax.explain.variants import Mean
 from vaejax.models import mlp
+from vaejax.objectives import bounds, importance
 from vaejax.schema import field
 from vaejax.types import DataSpec, Model, Params
 

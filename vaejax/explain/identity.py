@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from vaejax import config as config_lib
-from vaejax import splits
+from vaejax.data import splits
 from vaejax.explain import closed_forms, draw, plane, vae
 from vaejax.explain.result import Picture
 from vaejax.models import linear_gaussian

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from vaejax import config as config_lib
-from vaejax import splits
+from vaejax.data import splits
+from vaejax.data.splits import TrainingData
 from vaejax.explain import closed_forms, draw, fit, vae
 from vaejax.explain.result import Picture
 from vaejax.schema import field
-from vaejax.splits import TrainingData
 
 QUESTION = "Why maximise a bound: does it lead to the maximum of log p(x)?"
 _NUM_RECORDS = 40

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vaejax.evidence import quadrature
+from vaejax.evidence.estimators import quadrature
 from vaejax.types import Model, Params
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from vaejax import config as config_lib
-from vaejax import likelihoods, splits
+from vaejax.data import splits
+from vaejax.data.splits import TrainingData
 from vaejax.explain import plane, reconstruction_pictures, vae, variants
 from vaejax.explain.result import Picture
 from vaejax.explain.variants import Mean
+from vaejax.models import likelihoods
 from vaejax.schema import field
-from vaejax.splits import TrainingData
 from vaejax.types import Model, Params
 
 QUESTION = "Why is the reconstruction term not enough?"

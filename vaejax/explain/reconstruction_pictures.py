@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vaejax import plots
+from vaejax.evaluation import figures as plots
 from vaejax.explain import draw
 from vaejax.explain.result import Picture
 from vaejax.explain.variants import Mean

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vaejax import gaps, splits
+from vaejax.data import splits
+from vaejax.evidence import gaps
 from vaejax.explain import tighter_bounds_pictures, vae, variants
 from vaejax.explain.result import Picture
 from vaejax.explain.variants import Mean

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from vaejax import config as config_lib
-from vaejax import splits
+from vaejax.data import splits
 from vaejax.explain import draw, plane, vae
 from vaejax.explain.result import Picture
 from vaejax.schema import field

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from vaejax import models, training
 from vaejax.config import Config
-from vaejax.splits import TrainingData
+from vaejax.data.splits import TrainingData
+from vaejax.models import registry as models
+from vaejax.training import step as training
 from vaejax.types import Model, Params
 
 

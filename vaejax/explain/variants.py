@@ -9,9 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vaejax import config as config_lib
-from vaejax import evaluation, evidence, importance, training
 from vaejax.config import Config
-from vaejax.splits import TrainingData
+from vaejax.data.splits import TrainingData
+from vaejax.evaluation import examples as evaluation
+from vaejax.evidence import estimators as evidence
+from vaejax.objectives import importance
+from vaejax.training import step as training
 from vaejax.types import Estimator, Evidence, Model, Numbers, Params
 
 _ROWS = 8  # examples in memory at once, times their samples

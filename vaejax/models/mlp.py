@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vaejax import likelihoods, numerics
+from vaejax import numerics
+from vaejax.models import likelihoods
 from vaejax.types import DataSpec, Model
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "gelu": nn.gelu}

@@ -1,0 +1,256 @@
+"""How fast training and evaluation are, and how near to what the machine's matmul allows."""
+
+import pathlib
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaejax import config as config_lib
+from vaejax.evaluation import examples as evaluation
+from vaejax.evidence import annealing
+from vaejax.models import registry as models
+from vaejax.training import step as training
+from vaejax.types import DataSpec, Model, Params
+
+_MATMUL_SIZE = 2048
+_REPETITIONS = 7
+_SECONDS_PER_REPETITION = 1.0
+_TRAIN_CASES = {"k=1, B=100": (1, 275), "k=5, B=100": (5, 110), "k=50, B=100": (50, 14)}
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begun
+
+
+def _matmul() -> Callable[[], float]:
+    """A function that measures the float32 matmul rate now, in floating-point operations/s."""
+    matrix = jax.random.normal(jax.random.key(0), (_MATMUL_SIZE, _MATMUL_SIZE))
+    multiply = jax.jit(jnp.matmul)
+    _seconds(lambda: multiply(matrix, matrix))
+    return lambda: (
+        2 * _MATMUL_SIZE**3 / min(_seconds(lambda: multiply(matrix, matrix)) for _ in range(5))
+    )
+
+
+def _mnist_mlp(
+    num_samples: int, max_steps: int, gradient: str = "pathwise"
+) -> tuple[config_lib.Config, Model, np.ndarray]:
+    """The 784-200-200-50 VAE on 55,000 random images (speed does not depend on their content)."""
+    overrides = {"objective.num_samples": num_samples, "training.max_steps_per_call": max_steps}
+    overrides |= {"objective.bound": "iwae", "objective.gradient": gradient}
+    config = config_lib.override_all(config_lib.Config(), overrides)
+    images = np.random.default_rng(0).integers(0, 256, (55_000, 784), dtype=np.uint8)
+    spec = DataSpec((28, 28, 1), images.mean(axis=0) / 255.0)
+    return config, models.MODELS["mlp"].build(config.model, spec), images
+
+
+def _multiplications(params: Params) -> int:
+    """Multiply-adds of one pass through the networks of `params`."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+
+
+def _best(run: Callable[[], Any], matmul: Callable[[], float]) -> tuple[float, float, float]:
+    """Best seconds of `run`, best matmul rate, and the median ratio of neighbours.
+
+    Each repetition is paired with a matmul measured just before: on a shared machine the
+    speed drifts, and the ratio of neighbours drifts less than either.
+    """
+    times, rates = [], []
+    for _ in range(_REPETITIONS):
+        rates.append(matmul())
+        times.append(_seconds(run))
+    return (
+        min(times),
+        max(rates),
+        statistics.median(t * r for t, r in zip(times, rates, strict=True)),
+    )
+
+
+def _report(seconds: float, rate: float, product: float, flops: float, compile_seconds: float):
+    return {
+        "matmul_gflops": rate / 1e9,
+        "gflops": flops / seconds / 1e9,
+        "fraction_of_matmul": flops / product,
+        "compile_seconds": compile_seconds,
+    }
+
+
+class _Training(NamedTuple):
+    """A compiled scan of training steps, ready to be timed."""
+
+    run: Callable[[], Any]
+    params: Params
+    examples: int
+    compile_seconds: float
+
+
+def _compiled_training(num_samples: int, steps: int, gradient: str = "pathwise") -> _Training:
+    """`training.train_call` of the MNIST model, binarisation included, run once."""
+    config, model, images = _mnist_mlp(num_samples, steps, gradient)
+    plan = training.make_plan(config, len(images))
+    call = jax.jit(
+        lambda numbers, state, images: training.train_call(
+            state,
+            images,
+            config=config_lib.with_numbers(config, numbers),
+            model=model,
+            plan=plan,
+        ),
+        donate_argnums=1,
+    )
+    state = jax.jit(lambda: training.init_state(config, model=model))()
+    params = jax.device_get(state.params)
+    numbers, images = config_lib.traced_numbers(config), jnp.asarray(images)
+    compile_seconds = _seconds(lambda: call.lower(numbers, state, images).compile() and None)
+    holder = [state]
+
+    def run():
+        holder[0], metrics = call(numbers, holder[0], images)
+        return metrics
+
+    _seconds(run)
+    examples = plan.steps_per_call * config.training.batch_size
+    return _Training(run, params, examples, compile_seconds)
+
+
+def training_rate(name: str) -> dict[str, float]:
+    """Examples per second of one compiled scan of training steps, binarisation included.
+
+    Floating-point operations counted: those of the matrix products alone, by the usual rule
+    forward once and backward twice; `executed_fraction` leaves out the gradient with respect
+    to the data, which is not computed.
+    """
+    num_samples, steps = _TRAIN_CASES[name]
+    case = _compiled_training(num_samples, steps)
+    encoder = _multiplications(case.params["inference"])
+    decoder = _multiplications(case.params["generative"])
+    seconds, rate, product = _best(case.run, _matmul())
+    flops = 6 * case.examples * (encoder + num_samples * decoder)
+    report = _report(seconds, rate, product, flops, case.compile_seconds)
+    executed = 1 - 2 * case.examples * 784 * 200 / flops
+    report["executed_fraction"] = executed * report["fraction_of_matmul"]
+    return {"examples_per_second": case.examples / seconds} | report
+
+
+def estimator_cost(gradient: str, *, num_samples: int = 50, steps: int = 14) -> dict[str, float]:
+    """Time of an IWAE training step with `gradient` over that of a pathwise one.
+
+    The median ratio of neighbouring runs, in turn: the machine's speed drifts.
+    """
+    ours = _compiled_training(num_samples, steps, gradient)
+    pathwise = _compiled_training(num_samples, steps)
+    pairs = [(_seconds(ours.run), _seconds(pathwise.run)) for _ in range(_REPETITIONS)]
+    return {
+        "ratio_to_pathwise": statistics.median(own / other for own, other in pairs),
+        "examples_per_second": ours.examples / min(own for own, _ in pairs),
+        "compile_seconds": ours.compile_seconds,
+    }
+
+
+def evaluation_rate(num_samples: int = 5000) -> dict[str, float]:
+    """Log weights per second of `evaluate_example`, all its statistics included.
+
+    Floating-point operations counted: the decoder's matrix products alone.
+    """
+    config, model, images = _mnist_mlp(1, 1)
+    params = jax.jit(model.init)(jax.random.key(0))
+    evaluator = evaluation.make_evaluator(
+        evaluation.evaluate_example,
+        model=model,
+        num_examples=50,
+        num_samples=num_samples,
+        chunk_size=config.evaluation.chunk_size,
+    )
+    count = evaluator.examples_per_call
+    x = jnp.asarray(images[:count] > 127, jnp.float32)
+    run = lambda: evaluator.run(params, jax.random.key(0), jnp.arange(count), x)  # noqa: E731
+    first = _seconds(run)
+    seconds, rate, product = _best(run, _matmul())
+    flops = 2 * _multiplications(params["generative"]) * count * num_samples
+    report = _report(seconds, rate, product, flops, first - seconds)
+    return {"samples_per_second": count * num_samples / seconds} | report
+
+
+def evaluation_memory(num_samples: int) -> dict[str, float]:
+    """Peak resident memory of this process after evaluating two examples at K samples."""
+    config, model, images = _mnist_mlp(1, 1)
+    params = jax.jit(model.init)(jax.random.key(0))
+    evaluator = evaluation.make_evaluator(
+        evaluation.evaluate_example,
+        model=model,
+        num_examples=2,
+        num_samples=num_samples,
+        chunk_size=config.evaluation.chunk_size,
+    )
+    x = (images[:2] > 127).astype(np.uint8)
+    list(evaluation.evaluate_batches(evaluator, params, jax.random.key(0), x))
+    return {"num_samples": num_samples, "peak_mebibytes": _peak_mebibytes()}
+
+
+def _peak_mebibytes() -> float:
+    """Peak resident memory of this process.
+
+    On Linux from its own memory map: getrusage counts what the parent held before exec too.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    device = jax.devices()[0]
+    return {
+        "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
+        "jax": jax.__version__,
+    }
+
+
+CASES: dict[str, Callable[[], dict[str, float]]] = {
+    **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
+    "doubly reparameterized k=50": lambda: estimator_cost("doubly_reparameterized"),
+    "evaluate K=5000": evaluation_rate,
+}
+MEMORY_CASES: dict[str, int] = {"memory K=500": 500, "memory K=50000": 50_000}
+
+
+def annealing_rate(*, num_chains: int = 16, num_examples: int = 32) -> dict[str, float]:
+    """Leapfrog gradients per second of scored AIS chains, all examples in one call.
+
+    A gradient in z passes the decoder forward and backward: 4 operations per weight. The
+    one gradient per temperature that is not a leapfrog step is not counted.
+    """
+    _, model, images = _mnist_mlp(1, 1)
+    params = model.init(jax.random.key(0))
+    x = jnp.asarray(images[:num_examples] > 127, jnp.float32)
+    num_temperatures, num_leapfrog = 20, 5
+    schedule = annealing.Schedule(
+        annealing.spacing("linear", num_temperatures), jnp.full(num_temperatures, 0.5)
+    )
+
+    def example(key, x):
+        path = annealing.make_path(params, key, x, model=model, start="posterior")
+        keys = jax.random.split(key, num_chains)
+        return jax.vmap(
+            lambda key: annealing.forward(key, path, schedule, num_leapfrog=num_leapfrog)
+        )(keys)
+
+    keys = jax.random.split(jax.random.key(1), num_examples)
+    call = jax.jit(jax.vmap(example))
+    compile_seconds = _seconds(lambda: call(keys, x))
+    seconds, rate, product = _best(lambda: call(keys, x), _matmul())
+    gradients = num_temperatures * num_leapfrog * num_chains * num_examples
+    flops = 4 * _multiplications(params["generative"]) * gradients
+    return {"gradients_per_second": gradients / seconds} | _report(
+        seconds, rate, product, flops, compile_seconds
+    )

@@ -1,0 +1,67 @@
+"""Digits members (seeds x learning rates) as one program against one after another."""
+
+import concurrent.futures
+import multiprocessing
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+from rich.console import Console
+
+from vaejax import config as config_lib
+from vaejax.sweeps import group as sweep_group
+from vaejax.sweeps import members as sweeps
+from vaejax.sweeps import train as sweep_train
+from vaejax.training import loop as train_run
+
+
+def _timed(function):
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def _alone(members):
+    quiet = Console(quiet=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return [
+            _timed(
+                lambda m=m: train_run.train(m.config, pathlib.Path(folder, m.name), console=quiet)
+            )
+            for m in members
+        ]
+
+
+def _together(members):
+    sweep_group.use_all_cores()
+    options = {"stopped": lambda: False, "report": lambda *_: None, "console": Console(quiet=True)}
+    with tempfile.TemporaryDirectory() as folder:
+        return _timed(lambda: sweep_train.train(members, pathlib.Path(folder), **options))
+
+
+def _in_a_new_process(function, argument):
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, argument).result()
+
+
+def compare(config: config_lib.Config, *, num_members: int, num_alone: int) -> dict[str, Any]:
+    """Seconds, wall and CPU, of `num_members` runs both ways, and their ratio.
+
+    Both ways train the same runs with all their files, compilations included, each in a
+    process of its own; `num_alone` members are timed one after another and scaled up. CPU
+    seconds are those of all threads, which other work on the machine disturbs less.
+    """
+    rates = sweeps.log_uniform("optimizer.learning_rate", 1e-4, 3e-3, n=num_members // 2, seed=0)
+    members = sweeps.members(config, sweeps.with_seeds(rates, 2))
+    single = _in_a_new_process(_alone, members[:num_alone])
+    together = _in_a_new_process(_together, members)
+    alone = {k: len(members) * sum(run[k] for run in single) / len(single) for k in together}
+    return {
+        "members": len(members),
+        "epochs": config.training.num_epochs,
+        "one_after_another": alone,
+        "one_program": together,
+        "ratio": {k: alone[k] / together[k] for k in together},
+    }

@@ -1,0 +1,1 @@
+"""Comparisons of evaluated runs: paired differences, their errors, tables, figures and a page."""

@@ -1,0 +1,134 @@
+"""Figures of a comparison. Each function makes one matplotlib Figure and touches no file."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from vaejax.comparison import statistics as comparison
+from vaejax.comparison.statistics import Setting
+from vaejax.evaluation import figures as plots
+
+# Okabe and Ito (2008): told apart by readers with any colour vision.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", ":", "-.")
+
+
+def _look(index: int) -> dict[str, str]:
+    return {
+        "color": _COLORS[index % len(_COLORS)],
+        "ls": _STYLES[index // len(_COLORS) % len(_STYLES)],
+    }
+
+
+def _finish(axes, **labels) -> None:
+    axes.set(**labels)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def bounds(parts: Sequence[Setting]) -> Figure:
+    """L_k against k for every setting, mean over seeds; bars are the seed errors, if any."""
+    figure = Figure(figsize=(6.8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for index, setting in enumerate(parts):
+        names = [n for n in comparison.bound_names(setting.runs) if n.startswith("iwae_")]
+        items = [(1, comparison.estimate(setting, "elbo"))]
+        items += [(int(name[5:]), comparison.estimate(setting, name)) for name in names]
+        sizes, estimates = zip(*items, strict=True)
+        errors = [estimate.seed_se or 0.0 for estimate in estimates]
+        axes.errorbar(
+            sizes,
+            [estimate.value for estimate in estimates],
+            yerr=errors,
+            marker="o",
+            ms=4,
+            capsize=3,
+            label=setting.name,
+            **_look(index),
+        )
+    _finish(axes, xscale="log", xlabel="samples k (k = 1: the ELBO)", ylabel="nats per example")
+    axes.set_title("L_k against k; bars: one standard error over seeds", fontsize=11)
+    axes.legend(frameon=False)
+    return figure
+
+
+def gaps(parts: Sequence[Setting]) -> Figure:
+    """L_K - ELBO of every setting as bars, with two errors."""
+    figure = Figure(figsize=(6.8, 1.2 + 0.45 * len(parts)), layout="constrained")
+    axes = figure.subplots()
+    for index, setting in enumerate(parts):
+        top = comparison.top_bound(comparison.bound_names(setting.runs))
+        gap = comparison.gap(setting, top)
+        color = _look(index)["color"]
+        axes.barh(index, gap.value, xerr=2 * gap.total_se, color=color, height=0.6, capsize=3)
+        axes.text(gap.value + 2 * gap.total_se, index, f"  {gap.value:.2f}", va="center")
+    axes.set_yticks(range(len(parts)), [setting.name for setting in parts])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    _finish(axes, xlabel="L_K - ELBO, nats per example (bars: 2 errors)")
+    axes.set_title("How far the ELBO lies below L_K", fontsize=11)
+    return figure
+
+
+def training_curves(parts: Sequence[Setting]) -> Figure:
+    """Validation ELBO and L_K of every run against the epoch; one line per seed."""
+    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, name, title in zip(
+        panels, ("validation/elbo", "validation/iwae"), ("ELBO", "L_k"), strict=True
+    ):
+        lowest = []
+        for index, setting in enumerate(parts):
+            for position, run in enumerate(setting.runs):
+                points = [(row["epoch"], row[name]) for row in run.metrics if name in row]
+                if points:
+                    epochs, nats = zip(*points, strict=True)
+                    label = setting.name if position == 0 else None
+                    axes.plot(epochs, nats, lw=0.9, label=label, **_look(index))
+                    lowest.append(np.percentile(nats, 4))
+        if lowest:
+            axes.set_ylim(bottom=min(lowest))
+            axes.legend(frameon=False)
+        _finish(axes, xlabel="epoch", ylabel="nats per example", title=f"validation {title}")
+    return figure
+
+
+def budget(parts: Sequence[Setting]) -> Figure:
+    """Best validation L_k so far against decoder evaluations, and against seconds."""
+    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+    titles = {
+        "decoder_evaluations": "decoder evaluations in training",
+        "seconds": "seconds of training",
+    }
+    for axes, (cost, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        lowest = []
+        for index, setting in enumerate(parts):
+            for position, run in enumerate(setting.runs):
+                curve = comparison.budget_curve(run)
+                if len(curve["nats"]):
+                    best = np.maximum.accumulate(curve["nats"])
+                    label = setting.name if position == 0 else None
+                    axes.plot(curve[cost], best, lw=0.9, label=label, **_look(index))
+                    lowest.append(np.percentile(best, 4))
+        if lowest:
+            axes.set_ylim(bottom=min(lowest))
+            axes.legend(frameon=False)
+        _finish(axes, xscale="log", xlabel=title, ylabel="best validation L_k so far, nats")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    return figure
+
+
+def samples(pictures: dict[str, np.ndarray], shape: tuple[int, ...]) -> Figure:
+    """E[x|z] for the same draws z ~ p(z), one panel [n, D] per name."""
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.8 * rows), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (name, images) in zip(panels, pictures.items(), strict=False):
+        side = int(np.ceil(np.sqrt(len(images))))
+        axes.imshow(plots.image_grid(images, shape, side), interpolation="nearest")
+        axes.set_title(name, fontsize=10)
+    return figure

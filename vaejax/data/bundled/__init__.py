@@ -1,0 +1,1 @@
+"""Data sets that this package prepares itself: the module `foo` holds one TFDS builder, `Foo`."""

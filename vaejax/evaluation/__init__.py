@@ -1,0 +1,1 @@
+"""Per-example estimates over a data set: the map over examples, and what is made of its results."""

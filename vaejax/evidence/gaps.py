@@ -1,0 +1,183 @@
+"""Why the ELBO falls short of log p(x): the encoder's fault, or the family's.
+
+    log p(x) - ELBO[q] = (log p(x) - ELBO[q*]) + (ELBO[q*] - ELBO[q])
+       inference gap   =   approximation gap   +   amortization gap
+
+with q the encoder's posterior and q* the best of a family for this one x (Cremer, Li and
+Duvenaud 2018, eq. 5 to 7). The families are normals over the latents of all stochastic
+layers jointly, flattened: for several layers they do not contain the encoder's q, whose
+later layers depend on earlier ones, and the amortization gap may come out negative.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from vaejax import numerics
+from vaejax.evidence import diagnostics
+from vaejax.models import latents
+from vaejax.objectives import importance
+from vaejax.schema import field
+from vaejax.types import Model, Params
+
+FAMILIES = ("diagonal", "full_covariance")
+_START_SAMPLES = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Budget."""
+
+    num_steps: int = field(400, "Adam steps per example and family", low=1)
+    num_samples: int = field(16, "samples of z per step", low=1)
+    learning_rate: float = field(0.03, "first rate, in standard deviations; cosine to 0", low=0.0)
+    elbo_samples: int = field(2000, "fresh samples for each final ELBO", low=2)
+    chunk_size: int = field(100, "of them in memory at once", low=1)
+
+
+class Normal(NamedTuple):
+    """q = N(loc, L L'), L = scale diag(exp(log_diagonal)) or scale (that + strictly lower).
+
+    Attributes:
+      loc: mean, in units of `scale` from `center`.
+      log_diagonal: log of the diagonal of L, relative to `scale`.
+      lower: strictly lower part, relative to `scale`; None for the diagonal family.
+      center: mean of the encoder's q; not optimised.
+      scale: Cholesky factor of its covariance; not optimised.
+    """
+
+    loc: Float[Array, "Z"]
+    log_diagonal: Float[Array, "Z"]
+    lower: Float[Array, "Z Z"] | None
+    center: Float[Array, "Z"]
+    scale: Float[Array, "Z Z"]
+
+
+class Elbos(NamedTuple):
+    """ELBOs of one example, nats, with the variances of their Monte-Carlo errors.
+
+    Attributes:
+      encoder: with the encoder's q; [2]: value, variance.
+      best: with q* of each family, by name; [2] each.
+    """
+
+    encoder: Float[Array, "*N 2"]
+    best: dict[str, Float[Array, "*N 2"]]
+
+
+def start(
+    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, family: str
+) -> Normal:
+    """The normal with the mean and (co)variance of 1024 samples of the encoder's q."""
+    keys = jax.random.split(key, _START_SAMPLES)
+    z = jax.vmap(lambda key: latents.sample_posterior(params, key, x, model=model))(keys)
+    center, zeros = jnp.mean(z, axis=0), jnp.zeros(z.shape[1])
+    if family == "diagonal":
+        return Normal(zeros, zeros, None, center, jnp.diag(jnp.std(z, axis=0) + 1e-6))
+    covariance = (z - center).T @ (z - center) / _START_SAMPLES
+    scale = jnp.linalg.cholesky(covariance + 1e-6 * jnp.eye(z.shape[1]))
+    return Normal(zeros, zeros, jnp.zeros_like(covariance), center, scale)
+
+
+def _factor(normal: Normal) -> Float[Array, "Z Z"]:
+    factor = jnp.diag(jnp.exp(normal.log_diagonal))
+    return factor if normal.lower is None else factor + jnp.tril(normal.lower, -1)
+
+
+def sample(normal: Normal, key: PRNGKeyArray) -> Float[Array, "Z"]:
+    """z = center + scale (loc + L noise)."""
+    noise = jax.random.normal(key, normal.loc.shape, normal.loc.dtype)
+    return normal.center + normal.scale @ (normal.loc + _factor(normal) @ noise)
+
+
+def log_density(normal: Normal, z: Float[Array, "Z"]) -> Float[Array, ""]:
+    """log q(z), nats."""
+    solve = lambda factor, b: jax.scipy.linalg.solve_triangular(factor, b, lower=True)  # noqa: E731
+    noise = solve(_factor(normal), solve(normal.scale, z - normal.center) - normal.loc)
+    log_det = jnp.sum(normal.log_diagonal) + jnp.sum(jnp.log(jnp.diag(normal.scale)))
+    return jnp.sum(numerics.normal_log_prob(noise, 0.0, jnp.zeros(()))) - log_det
+
+
+def optimize(
+    params: Params,
+    key: PRNGKeyArray,
+    x: Float[Array, "D"],
+    *,
+    model: Model,
+    family: str,
+    config: Config,
+) -> Normal:
+    """q* of a family for one x: Adam on the ELBO from the encoder's q.
+
+    Gradients through z alone (Roeder, Wu and Duvenaud 2017): unbiased for the ELBO, and
+    without variance where q reaches the posterior.
+    """
+    start_key, steps_key = jax.random.split(key)
+    first = start(params, start_key, x, model=model, family=family)
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
+    fixed = (first.center, first.scale)
+
+    def loss(free: PyTree, keys):
+        normal = Normal(*free, *fixed)
+        z = jax.vmap(lambda key: sample(normal, key))(keys)
+        frozen = Normal(*jax.lax.stop_gradient(free), *fixed)
+        weight = lambda z: latents.log_joint(params, x, z, model=model) - log_density(frozen, z)  # noqa: E731
+        return -jnp.mean(jax.vmap(weight)(z))
+
+    def step(carry, index):
+        free, state = carry
+        keys = jax.random.split(jax.random.fold_in(steps_key, index), config.num_samples)
+        updates, state = optimizer.update(jax.grad(loss)(free, keys), state)
+        return (optax.apply_updates(free, updates), state), None
+
+    free = tuple(first[:3])
+    (free, _), _ = jax.lax.scan(step, (free, optimizer.init(free)), jnp.arange(config.num_steps))
+    return Normal(*free, *fixed)
+
+
+def _mean(log_weight, key: PRNGKeyArray, config: Config) -> Float[Array, "2"]:
+    """Mean of `log_weight(key)` over fresh keys, and the variance of that mean."""
+    keys = jax.random.split(key, config.elbo_samples)
+    values = jax.lax.map(log_weight, keys, batch_size=min(config.chunk_size, len(keys)))
+    return jnp.stack([jnp.mean(values), diagnostics.mean_variance(values)])
+
+
+def elbos(
+    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, config: Config
+) -> Elbos:
+    """ELBO of the encoder's q and of the best q of each family, for one example."""
+    encoder_key, *family_keys = jax.random.split(key, 1 + len(FAMILIES))
+
+    def encoder_weight(key):
+        return importance.log_weights(importance.log_terms(params, key, x, model=model))
+
+    best = {}
+    for family, family_key in zip(FAMILIES, family_keys, strict=True):
+        fit_key, elbo_key = jax.random.split(family_key)
+        normal = optimize(params, fit_key, x, model=model, family=family, config=config)
+
+        def weight(key, normal=normal):
+            z = sample(normal, key)
+            return latents.log_joint(params, x, z, model=model) - log_density(normal, z)
+
+        best[family] = _mean(weight, elbo_key, config)
+    return Elbos(_mean(encoder_weight, encoder_key, config), best)
+
+
+def decompose(
+    log_marginal: Float[Array, "N 2"], encoder: Float[Array, "N 2"], best: Float[Array, "N 2"]
+) -> dict[str, Float[Array, "N 2"]]:
+    """The three gaps per example, each [N, 2]: value and Monte-Carlo variance."""
+
+    def difference(upper, lower):
+        return jnp.stack([upper[:, 0] - lower[:, 0], upper[:, 1] + lower[:, 1]], axis=1)
+
+    return {
+        "inference": difference(log_marginal, encoder),
+        "approximation": difference(log_marginal, best),
+        "amortization": difference(best, encoder),
+    }

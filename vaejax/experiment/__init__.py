@@ -1,0 +1,1 @@
+"""What the scripts call: flags, config files, errors on one line."""

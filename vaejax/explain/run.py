@@ -1,0 +1,155 @@
+"""Running the experiments: numbers, figures and the page, written as each one ends."""
+
+import dataclasses
+import io
+import math
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from vaejax import schema
+from vaejax.errors import UserError, unknown
+from vaejax.explain import page as explain_page
+from vaejax.explain.config import Config
+from vaejax.explain.experiments import EXPERIMENTS
+from vaejax.explain.result import Picture
+from vaejax.storage import workdir as workdir_lib
+
+RESULT = "explain.json"
+PAGE = "explain.html"
+_KEYS = ("question", "headline", "seed", "seconds", "config", "numbers", "sentences", "figures")
+
+
+def explain(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    only: Sequence[str] = (),
+    seed: int = 0,
+    console: Console,
+) -> dict[str, Any]:
+    """Runs the experiments named in `only`, all of them where it is empty.
+
+    Writes explain.json, figures/ and explain.html after each; entries of other experiments
+    in `workdir` are kept.
+
+    Returns:
+      The content of explain.json.
+
+    Raises:
+      UserError: an unknown name, a file that cannot be read or written, numbers that are
+        not finite.
+    """
+    names = select(only)
+    with workdir_lib.lock(workdir):
+        entries = read(workdir)
+        for name in names:
+            console.print(f"{name}: {EXPERIMENTS[name].QUESTION}", soft_wrap=True)
+            entry, images = run(name, getattr(config, name), seed=seed)
+            console.print(f"  {entry['headline']} ({entry['seconds']:.0f} s)", soft_wrap=True)
+            for file, image in images.items():
+                _write(workdir / file, image)
+            entries = _in_order(entries | {name: entry})
+            workdir_lib.write_json(workdir / RESULT, entries)
+            _write_page(workdir, entries)
+    return entries
+
+
+def select(only: Sequence[str]) -> tuple[str, ...]:
+    """The experiments to run, in the order of the page. Raises UserError for an unknown one."""
+    for name in only:
+        if name not in EXPERIMENTS:
+            raise unknown("--only", name, EXPERIMENTS)
+    return tuple(name for name in EXPERIMENTS if not only or name in only)
+
+
+def run(name: str, config: Any, *, seed: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """One experiment: its entry of explain.json, and its figures by file name.
+
+    Raises:
+      UserError: a number is not finite.
+    """
+    module, started = EXPERIMENTS[name], time.monotonic()
+    findings = module.compute(config, seed=seed)
+    numbers = module.numbers(findings)
+    _check_finite(name, numbers)
+    pictures = module.pictures(findings)
+    files = {key: f"figures/{name}-{key}.{_suffix(item)}" for key, item in pictures.items()}
+    images = {files[key]: _render(item) for key, item in pictures.items()}
+    entry = {
+        "question": module.QUESTION,
+        "headline": module.headline(findings),
+        "seed": seed,
+        "seconds": time.monotonic() - started,
+        "config": schema.plain(dataclasses.asdict(config)),
+        "numbers": numbers,
+        "sentences": module.sentences(findings),
+        "figures": [
+            {"file": files[key], "caption": item.caption} for key, item in pictures.items()
+        ],
+    }
+    return entry, images
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any]:
+    """The entries of an earlier run in `workdir`, or none.
+
+    Raises:
+      UserError: explain.json is not what this module writes.
+    """
+    path = workdir / RESULT
+    if not path.is_file():
+        return {}
+    entries = workdir_lib.read_json(path)
+    whole = isinstance(entries, dict) and all(
+        isinstance(entry, dict) and all(key in entry for key in _KEYS) for entry in entries.values()
+    )
+    if not whole:
+        raise UserError(f"{path}: is no result of scripts/explain.py; move it away, then run again")
+    return entries
+
+
+def _check_finite(name: str, numbers: dict[str, Any]) -> None:
+    for path, value in schema.flatten(numbers).items():
+        for number in value if isinstance(value, list) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(
+                    f"{name}: {path} is {number}; its earlier result, if any, is kept; "
+                    f"try another --seed or a smaller change of --config.{name}"
+                )
+
+
+def _suffix(picture: Picture) -> str:
+    return "gif" if isinstance(picture.image, bytes) else "png"
+
+
+def _render(picture: Picture) -> bytes:
+    if isinstance(picture.image, bytes):
+        return picture.image
+    buffer = io.BytesIO()
+    picture.image.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _in_order(entries: dict[str, Any]) -> dict[str, Any]:
+    known = {name: entries[name] for name in EXPERIMENTS if name in entries}
+    return known | entries
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    workdir_lib.write_atomically(path, lambda handle: handle.write(content))
+
+
+def _write_page(workdir: pathlib.Path, entries: dict[str, Any]) -> None:
+    """The page of all entries whose figures are there."""
+    shown, images = {}, {}
+    for name in (name for name in EXPERIMENTS if name in entries):
+        files = [workdir / figure["file"] for figure in entries[name]["figures"]]
+        if all(file.is_file() for file in files):
+            shown[name] = entries[name]
+            images |= {str(file.relative_to(workdir)): file.read_bytes() for file in files}
+    absent = [name for name in EXPERIMENTS if name not in shown]
+    _write(workdir / PAGE, explain_page.page(shown, images, absent).encode())

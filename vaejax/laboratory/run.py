@@ -1,0 +1,255 @@
+"""The gradient laboratory: measuring estimators on a run's data, with its files and table."""
+
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vaejax import config as config_lib
+from vaejax import specs
+from vaejax.config import Config
+from vaejax.data import splits
+from vaejax.errors import UserError, unknown
+from vaejax.laboratory import draws as gradient_lab
+from vaejax.laboratory import figures as gradient_plots
+from vaejax.laboratory.draws import Pair
+from vaejax.objectives import bounds, gradients
+from vaejax.storage import workdir as workdir_lib
+from vaejax.training import runs
+from vaejax.training import step as training
+from vaejax.types import Model, Params
+
+DEFAULT_PAIRS = (
+    "elbo:pathwise,elbo:stl,iwae:pathwise,iwae:doubly_reparameterized,iwae:stl,"
+    "iwae:wake_phi,iwae:doubly_reparameterized_wake_phi"
+)
+RESULT = "gradients.json"
+_TIMED = 5
+
+
+class Settings(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      pairs: bounds with estimators.
+      num_samples: every K.
+      num_draws: gradients drawn of each pair and K.
+      num_examples: first examples of the split, in one gradient.
+      seed: of the draws.
+      split: of the data.
+    """
+
+    pairs: tuple[Pair, ...]
+    num_samples: tuple[int, ...]
+    num_draws: int = 400
+    num_examples: int = 8
+    seed: int = 0
+    split: str = "test"
+
+
+def parse_pairs(text: str) -> tuple[Pair, ...]:
+    """The pairs of "bound:estimator,...", or every pair of the registries for "all".
+
+    Raises:
+      UserError: no such bound, option or estimator, or a pair that cannot be.
+    """
+    if text.strip() == "all":
+        every = [Pair(b, e) for b in bounds.BOUNDS for e in gradients.GRADIENTS]
+        return tuple(pair for pair in every if not gradients.refusals(*reversed(pair), None))
+    found = []
+    for item in specs.split(text):
+        bound, colon, estimator = item.rpartition(":")
+        if not colon:
+            raise UserError(f"--estimators: needs bound:estimator, got {item!r}")
+        bounds.make(bound, path="--estimators")
+        if estimator not in gradients.GRADIENTS:
+            raise unknown("--estimators", estimator, gradients.GRADIENTS)
+        wrong = gradients.refusals(estimator, bound, None)
+        if wrong:
+            raise UserError(f"--estimators: {item}: {wrong[0]}")
+        found.append(Pair(bound, estimator))
+    if not found:
+        raise UserError("--estimators: needs at least one bound:estimator, got none")
+    return tuple(dict.fromkeys(found))
+
+
+def check(settings: Settings, model: Model) -> None:
+    """Every pair at every K, before anything is compiled. Raises UserError."""
+    low = gradient_lab.NUM_BLOCKS * 2
+    if settings.num_draws < low or settings.num_draws % gradient_lab.NUM_BLOCKS:
+        raise UserError(
+            f"--num_draws: must be a multiple of {gradient_lab.NUM_BLOCKS}, at least {low}, got "
+            f"{settings.num_draws}"
+        )
+    for num_samples in settings.num_samples:
+        if num_samples < 1:
+            raise UserError(f"--num_samples: must be at least 1, got {num_samples}")
+        for pair in settings.pairs:
+            path = f"--estimators: at K = {num_samples}"
+            bounds.check(pair.bound, num_samples=num_samples, path=path)
+    for pair in settings.pairs:
+        if pair.estimator == "closed_form_kl" and model.kl_groups is None:
+            raise UserError(
+                f"--estimators: {pair.label}: the model has several stochastic layers and no "
+                f"closed-form KL; leave it out"
+            )
+
+
+def measure_run(workdir: pathlib.Path, settings: Settings, *, console: Console) -> dict[str, Any]:
+    """The laboratory at the parameters of the run in `workdir`; writes its files there.
+
+    Raises:
+      UserError: no run or checkpoint, or settings that cannot be, or a full disk.
+    """
+    config = workdir_lib.read_config(workdir)
+    held_out = splits.held_out(config, settings.split)
+    _, model, state = runs.load_run(workdir, held_out.shape, console=console)
+    check(settings, model)
+    params = training.evaluation_params(state)
+    return _measure(config, model, params, held_out, settings, workdir, console=console)
+
+
+def measure_config(
+    config: Config, out: pathlib.Path, settings: Settings, *, console: Console
+) -> dict[str, Any]:
+    """The laboratory at the initial parameters of `config`; writes its files to `out`.
+
+    Raises:
+      UserError: bad data, or settings that cannot be, or a full disk.
+    """
+    held_out = splits.held_out(config, settings.split)
+    model = runs.build_model(config, splits.training_data(config).spec)
+    check(settings, model)
+    state = jax.jit(lambda: training.init_state(config, model=model))()
+    return _measure(config, model, state.params, held_out, settings, out, console=console)
+
+
+def _measure(
+    config: Config,
+    model: Model,
+    params: Params,
+    held_out: splits.HeldOut,
+    settings: Settings,
+    out: pathlib.Path,
+    *,
+    console: Console,
+) -> dict[str, Any]:
+    if not 1 <= settings.num_examples <= len(held_out.x):
+        raise UserError(
+            f"--num_examples: must be in 1..{len(held_out.x)}, got {settings.num_examples}"
+        )
+    x = jnp.asarray(held_out.x[: settings.num_examples], jnp.float32)
+    rows: list[dict[str, Any]] = []
+    for num_samples in settings.num_samples:
+        for bound in dict.fromkeys(pair.bound for pair in settings.pairs):
+            pairs = tuple(pair for pair in settings.pairs if pair.bound == bound)
+            console.print(f"{bound}, K = {num_samples} ...", soft_wrap=True)
+            rows += _rows(params, x, model, pairs, num_samples, settings)
+    result = {
+        "settings": settings._asdict() | {"pairs": [pair.label for pair in settings.pairs]},
+        "config": config_lib.to_dict(config),
+        "device": str(jax.devices()[0].device_kind),
+        "rows": rows,
+        "slopes": slopes(rows),
+    }
+    workdir_lib.write_json(out / RESULT, result)
+    title = f"Gradients of {config.dataset.name}, {settings.num_draws} draws"
+    runs.write_figure(out, "gradients", gradient_plots.signal_to_noise(rows, title))
+    return result
+
+
+def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: Settings):
+    """One row per pair of one bound and K."""
+    needed = tuple(dict.fromkeys([*pairs, *map(gradient_lab.reference_of, pairs)]))
+    program = jax.jit(
+        lambda params, key, x: gradient_lab.draw_moments(
+            params,
+            key,
+            x,
+            model=model,
+            pairs=needed,
+            num_samples=num_samples,
+            num_draws=settings.num_draws,
+        )
+    )
+    key = jax.random.fold_in(jax.random.key(settings.seed), num_samples)
+    moments = jax.device_get(program(params, key, x))
+    rows = []
+    for pair in pairs:
+        reference = gradient_lab.reference_of(pair)
+        found = gradient_lab.summarize(
+            moments[pair],
+            reference=None if reference == pair else moments[reference],
+            num_draws=settings.num_draws,
+        )
+        row = {"pair": pair.label, "num_samples": num_samples, "reference": reference.label}
+        row |= {group: s._asdict() | {"biased": s.biased} for group, s in found.items()}
+        rows.append(row | {"seconds": _seconds(params, x, model, pair, num_samples)})
+    return rows
+
+
+def _seconds(params, x, model, pair: Pair, num_samples: int) -> float:
+    """Best time of one gradient of all examples, of several."""
+    timed = gradient_lab.make_timed(params, x, model=model, pair=pair, num_samples=num_samples)
+    jax.block_until_ready(timed(jax.random.key(0)))
+    times = []
+    for index in range(_TIMED):
+        begun = time.perf_counter()
+        jax.block_until_ready(timed(jax.random.key(index)))
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def slopes(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """For each pair the exponent of K in its signal-to-noise ratio, for K above 1."""
+    found: dict[str, dict[str, float | None]] = {}
+    for label in dict.fromkeys(row["pair"] for row in rows):
+        own = [row for row in rows if row["pair"] == label and row["num_samples"] > 1]
+        sizes = [row["num_samples"] for row in own]
+        found[label] = {
+            group: gradient_lab.slope(sizes, [row[group]["snr"] for row in own])
+            for group in gradient_lab.GROUPS
+        }
+    return found
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The measurements as a reader sees them in a terminal."""
+    settings = result["settings"]
+    shown = Table(
+        title=f"{settings['num_draws']} gradients of {settings['num_examples']} examples",
+        caption="bias z: paired with the reference, * above "
+        f"{gradient_lab.Z_LIMIT:g}: biased; SNR ± one standard error",
+    )
+    shown.add_column("bound:estimator", overflow="fold")
+    names = ["K"]
+    for group in gradient_lab.GROUPS:
+        names += [f"{group} bias z", f"{group} variance", f"{group} SNR"]
+    for name in [*names, "ms"]:
+        shown.add_column(name, justify="right")
+    for row in result["rows"]:
+        cells = [row["pair"], str(row["num_samples"])]
+        for group in gradient_lab.GROUPS:
+            part = row[group]
+            z = "reference" if part["bias_z"] is None else f"{part['bias_z']:.1f}"
+            mark = "*" if part["biased"] else ""
+            ratio = f"{part['snr']:.3g} ± {part['snr_se']:.1g}"
+            cells += [z + mark, f"{part['variance']:.3g}", ratio]
+        shown.add_row(*cells, f"{1e3 * row['seconds']:.2f}")
+    return shown
+
+
+def summary_lines(result: dict[str, Any]) -> list[str]:
+    """One sentence per pair on how its signal-to-noise ratio moves with K."""
+    lines = []
+    for label, powers in result["slopes"].items():
+        parts = [f"{g} K^{p:+.2f}" for g, p in powers.items() if p is not None and np.isfinite(p)]
+        if parts:
+            lines.append(f"{label}: signal-to-noise goes as {', '.join(parts)} (K > 1)")
+    return lines

@@ -1,0 +1,1 @@
+"""Many runs as few programs: members, groups, launching, tables."""

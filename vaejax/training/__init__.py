@@ -1,0 +1,1 @@
+"""Training: one step, its schedules, the loop around it."""

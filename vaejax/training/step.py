@@ -1,0 +1,249 @@
+"""Training as pure functions: state in, state and metrics out.
+
+Every random number is derived from (seed, step), none is kept in the state: a scan, a
+Python loop and a resumed run compute the same thing. Numbers in `config` may be traced.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from vaejax.config import Config
+from vaejax.data import binarization
+from vaejax.objectives import bounds, gradients, importance
+from vaejax.training import optimizers
+from vaejax.types import Model, Params
+
+Metrics = dict[str, Float[Array, "..."]]
+
+
+class Best(NamedTuple):
+    """The parameters with the highest validation bound so far.
+
+    Attributes:
+      params: what evaluation uses.
+      value: their validation bound, nats (minus infinity before the first validation).
+      step: the step they are from.
+      stale: validations since then.
+    """
+
+    params: Params
+    value: Float[Array, ""]
+    step: Int[Array, ""]
+    stale: Int[Array, ""]
+
+
+class TrainState(NamedTuple):
+    """Everything a resumed run needs: arrays only.
+
+    Attributes:
+      step: optimiser steps done.
+      params: the model's parameters.
+      opt_state: Adam's moments.
+      average: exponential moving average of params, or None where it is off.
+      best: best parameters by validation, or None without early stopping.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    average: Params | None
+    best: Best | None
+
+
+class Plan(NamedTuple):
+    """How a run is cut into steps.
+
+    Attributes:
+      steps_per_epoch: whole batches per epoch; the rest of each permutation is unused.
+      steps_per_call: steps in one compiled scan; divides `steps_per_epoch`.
+      num_steps: steps of the whole run.
+    """
+
+    steps_per_epoch: int
+    steps_per_call: int
+    num_steps: int
+
+
+def make_plan(config: Config, num_examples: int) -> Plan:
+    """One scan per epoch, or equal scans of at most `max_steps_per_call` steps."""
+    batches = num_examples // config.training.batch_size
+    calls = -(-batches // config.training.max_steps_per_call)
+    steps_per_call = batches // calls
+    steps_per_epoch = calls * steps_per_call
+    return Plan(steps_per_epoch, steps_per_call, config.training.num_epochs * steps_per_epoch)
+
+
+class Keys(NamedTuple):
+    """Independent keys of a run, all from its seed."""
+
+    init: PRNGKeyArray
+    shuffle: PRNGKeyArray
+    steps: PRNGKeyArray
+
+
+def make_keys(config: Config) -> Keys:
+    """The keys of the run with `config.seed`."""
+    return Keys(*jax.random.split(jax.random.key(config.seed), 3))
+
+
+def init_state(config: Config, *, model: Model) -> TrainState:
+    """The state before the first step."""
+    params = model.init(make_keys(config).init)
+    copy = lambda: jax.tree.map(jnp.copy, params)  # noqa: E731  (donation forbids sharing)
+    best = None
+    if config.training.patience is not None:
+        zero = jnp.zeros((), jnp.int32)
+        best = Best(copy(), jnp.asarray(-jnp.inf), zero, jnp.zeros((), jnp.int32))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizers.init(config, params),
+        average=None if config.training.ema_decay is None else copy(),
+        best=best,
+    )
+
+
+def started_from(state: TrainState, params: Params | None) -> TrainState:
+    """The state before the first step with `params` for its own; None: as it is."""
+    if params is None:
+        return state
+    copy = lambda: jax.tree.map(jnp.copy, params)  # noqa: E731  (donation forbids sharing)
+    average = None if state.average is None else copy()
+    best = None if state.best is None else state.best._replace(params=copy())
+    return state._replace(params=copy(), average=average, best=best)
+
+
+def averaged_params(state: TrainState) -> Params:
+    """The moving average where there is one, else the parameters."""
+    return state.params if state.average is None else state.average
+
+
+def evaluation_params(state: TrainState) -> Params:
+    """The parameters a run is judged by: best by validation, else averaged, else last."""
+    return averaged_params(state) if state.best is None else state.best.params
+
+
+def train_step(
+    state: TrainState,
+    key: PRNGKeyArray,
+    images: UInt8[Array, "B D"],
+    *,
+    config: Config,
+    model: Model,
+    plan: Plan,
+) -> tuple[TrainState, Metrics]:
+    """One gradient step on one batch; metrics are means over the batch, in nats.
+
+    `key` is the run's key for steps: this step's is derived from it and `state.step`.
+    """
+    data_key, sample_key = jax.random.split(jax.random.fold_in(key, state.step))
+    x = binarization.prepare(data_key, images, dynamic=config.dataset.binarization == "dynamic")
+    # Without the barrier XLA:CPU draws x again inside each of its four consumers.
+    x = jax.lax.optimization_barrier(x)
+    keys = jax.random.split(sample_key, images.shape[0])
+    beta = optimizers.beta(config, state.step, steps_per_epoch=plan.steps_per_epoch)
+    rate = optimizers.learning_rate(config, state.step, steps_per_epoch=plan.steps_per_epoch)
+    surrogate = gradients.GRADIENTS[config.objective.gradient]
+    options = {"model": model, "target": target(config, beta=beta)}
+
+    def loss(params):
+        values, terms = jax.vmap(lambda key, x: surrogate(params, key, x, **options))(keys, x)
+        return -jnp.mean(values), terms
+
+    (loss_value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    gradient = _of_trained(config, gradient)
+    params, opt_state = optimizers.update(
+        config, gradient, state.opt_state, state.params, rate=rate
+    )
+    average = state.average
+    if average is not None:
+        average = optimizers.moving_average(average, params, decay=config.training.ema_decay)
+    metrics = {
+        "loss": loss_value,
+        "beta": beta,
+        "learning_rate": rate,
+    } | _bounds_of(terms)
+    return TrainState(state.step + 1, params, opt_state, average, state.best), metrics
+
+
+def target(config: Config, *, beta: Float[Array, ""]) -> gradients.Target:
+    """What `config.objective` maximises, with `beta` as its schedule has it now."""
+    objective = config.objective
+    followed = objective.inference_bound
+    return gradients.Target(
+        bound=bounds.make(objective.bound),
+        num_samples=objective.num_samples,
+        inference_bound=None if followed is None else bounds.to_maximize(followed),
+        beta=beta,
+        free_bits=objective.free_bits,
+    )
+
+
+def _of_trained(config: Config, gradient: Params) -> Params:
+    """`gradient` with zeros for parameters that are not trained: Adam then leaves them."""
+    trained = config.training.parameters
+    return {
+        group: part if trained in ("all", group) else jax.tree.map(jnp.zeros_like, part)
+        for group, part in gradient.items()
+    }
+
+
+def _bounds_of(terms) -> Metrics:
+    """The plain ELBO and L_K beside whatever is optimised."""
+    log_weights = importance.log_weights(terms)
+    return {
+        "elbo": jnp.mean(log_weights),
+        "iwae": jnp.mean(jax.vmap(bounds.iwae)(log_weights)),
+        "reconstruction": jnp.mean(terms.log_likelihood),
+        "kl": jnp.mean(terms.log_posterior - terms.log_prior),
+    }
+
+
+def batch_indices(
+    step: Int[Array, ""], *, config: Config, plan: Plan, num_examples: int
+) -> Int[Array, "S B"]:
+    """Example indices of the `steps_per_call` batches from `step` on (same epoch)."""
+    epoch, offset = step // plan.steps_per_epoch, step % plan.steps_per_epoch
+    key = jax.random.fold_in(make_keys(config).shuffle, epoch)
+    batch_size = config.training.batch_size
+    order = jax.random.permutation(key, num_examples)
+    order = order[: plan.steps_per_epoch * batch_size].reshape(-1, batch_size)
+    return jax.lax.dynamic_slice_in_dim(order, offset, plan.steps_per_call)
+
+
+def train_call(
+    state: TrainState,
+    images: UInt8[Array, "N D"],
+    *,
+    config: Config,
+    model: Model,
+    plan: Plan,
+) -> tuple[TrainState, Metrics]:
+    """`steps_per_call` steps as one scan; metrics [steps_per_call] each.
+
+    `params_finite` is one number: whether the parameters at the end are finite.
+    """
+    batches = batch_indices(state.step, config=config, plan=plan, num_examples=images.shape[0])
+    key = make_keys(config).steps
+
+    def body(state, rows):
+        return train_step(state, key, images[rows], config=config, model=model, plan=plan)
+
+    state, metrics = jax.lax.scan(body, state, batches)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)]
+    return state, metrics | {"params_finite": jnp.all(jnp.stack(finite))}
+
+
+def update_best(state: TrainState, value: Float[Array, ""]) -> TrainState:
+    """`state` with `best` updated by a validation bound `value` of the current step."""
+    best = state.best
+    better = value > best.value
+    pick = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+    params = jax.tree.map(pick, averaged_params(state), best.params)
+    stale = jnp.where(better, 0, best.stale + 1)
+    value, step = pick(value, best.value), pick(state.step, best.step)
+    return state._replace(best=Best(params, value, step, stale))
