@@ -18,18 +18,11 @@ from sklearn.decomposition import PCA
 
 from vaejax import schema
 from vaejax.errors import UserError
+from vaejax.explain import closed_forms, fit, fixed_model, identity, plane, trained_model
 from vaejax.explain import config as explain_config
 from vaejax.explain import page as explain_page
 from vaejax.explain import run as explain_run
-from vaejax.explain.experiments import (
-    EXPERIMENTS,
-    closed_forms,
-    fit,
-    fixed_model,
-    identity,
-    plane,
-    trained_model,
-)
+from vaejax.explain.experiments import EXPERIMENTS
 from vaejax.models import linear_gaussian
 from vaejax.types import DataSpec
 
