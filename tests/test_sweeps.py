@@ -237,7 +237,7 @@ def test_a_group_too_large_for_memory_is_split_and_that_is_said(tmp_path, capsys
     assert {int(_state(tmp_path / name).step) for name in "ab"} == {7}
 
 
-SWEEP = "from vaejax import sweeps\nget_sweep = lambda: sweeps.values('seed', [0, 1])"
+SWEEP = "from vaejax.sweeps import members as sweeps\nget_sweep = lambda: sweeps.values('seed', [0, 1])"
 TWO_PROGRAMS = SWEEP + " + [{'name': 'k2', 'objective.num_samples': 2}]"
 
 
