@@ -237,8 +237,11 @@ def test_a_group_too_large_for_memory_is_split_and_that_is_said(tmp_path, capsys
     assert {int(_state(tmp_path / name).step) for name in "ab"} == {7}
 
 
-SWEEP = "from vaejax.sweeps import members as sweeps\nget_sweep = lambda: sweeps.values('seed', [0, 1])"
-TWO_PROGRAMS = SWEEP + " + [{'name': 'k2', 'objective.num_samples': 2}]"
+SWEEP = """
+from vaejax.sweeps import members as sweeps
+get_sweep = lambda: sweeps.values('seed', [0, 1])
+"""
+TWO_PROGRAMS = SWEEP.rstrip() + " + [{'name': 'k2', 'objective.num_samples': 2}]"
 
 
 def _flags(folder, workdir, *more, sweep=SWEEP):
