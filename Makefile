@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
@@ -12,9 +12,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow -n 2 --dist load --durations=10
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check vaejax scripts tests configs
+	$(BIN)/ruff format --check vaejax scripts tests configs benchmarks
 
 $(VENV)/.demo: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

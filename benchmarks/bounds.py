@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaejax import config as config_lib
-from vaejax.evaluation import examples as evaluation
+from vaejax.config import Config, Objective, Training
+from vaejax.evaluation import mapping, per_example
 from vaejax.evidence import annealing
-from vaejax.models import registry as models
+from vaejax.models import latent_variable
 from vaejax.training import step as training
 from vaejax.types import DataSpec, Model, Params
 
@@ -42,14 +43,17 @@ def _matmul() -> Callable[[], float]:
 
 def _mnist_mlp(
     num_samples: int, max_steps: int, gradient: str = "pathwise"
-) -> tuple[config_lib.Config, Model, np.ndarray]:
+) -> tuple[Config, Model, np.ndarray]:
     """The 784-200-200-50 VAE on 55,000 random images (speed does not depend on their content)."""
-    overrides = {"objective.num_samples": num_samples, "training.max_steps_per_call": max_steps}
-    overrides |= {"objective.bound": "iwae", "objective.gradient": gradient}
-    config = config_lib.override_all(config_lib.Config(), overrides)
-    images = np.random.default_rng(0).integers(0, 256, (55_000, 784), dtype=np.uint8)
-    spec = DataSpec((28, 28, 1), images.mean(axis=0) / 255.0)
-    return config, models.MODELS["mlp"].build(config.model, spec), images
+    config = config_lib.validated(
+        Config(
+            objective=Objective(bound="iwae", num_samples=num_samples, gradient=gradient),
+            training=Training(max_steps_per_call=max_steps),
+        )
+    )
+    images = np.random.default_rng(0).integers(0, 256, (55_000, 28, 28, 1), dtype=np.uint8)
+    spec = DataSpec(images.shape[1:], images.mean(axis=0) / 255.0)
+    return config, latent_variable.build(config.model, spec), images
 
 
 def _multiplications(params: Params) -> int:
@@ -96,24 +100,17 @@ def _compiled_training(num_samples: int, steps: int, gradient: str = "pathwise")
     """`training.train_call` of the MNIST model, binarisation included, run once."""
     config, model, images = _mnist_mlp(num_samples, steps, gradient)
     plan = training.make_plan(config, len(images))
-    call = jax.jit(
-        lambda numbers, state, images: training.train_call(
-            state,
-            images,
-            config=config_lib.with_numbers(config, numbers),
-            model=model,
-            plan=plan,
-        ),
-        donate_argnums=1,
-    )
+    call = jax.jit(training.train_call, static_argnames=("model", "plan"), donate_argnames="state")
     state = jax.jit(lambda: training.init_state(config, model=model))()
     params = jax.device_get(state.params)
-    numbers, images = config_lib.traced_numbers(config), jnp.asarray(images)
-    compile_seconds = _seconds(lambda: call.lower(numbers, state, images).compile() and None)
+    # A weakly typed leaf would make the second call compile anew.
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
+    images, options = jnp.asarray(images), {"config": config, "model": model, "plan": plan}
+    compile_seconds = _seconds(lambda: call.lower(state, images, **options).compile() and None)
     holder = [state]
 
     def run():
-        holder[0], metrics = call(numbers, holder[0], images)
+        holder[0], metrics = call(holder[0], images, **options)
         return metrics
 
     _seconds(run)
@@ -156,22 +153,16 @@ def estimator_cost(gradient: str, *, num_samples: int = 50, steps: int = 14) -> 
 
 
 def evaluation_rate(num_samples: int = 5000) -> dict[str, float]:
-    """Log weights per second of `evaluate_example`, all its statistics included.
+    """Log weights per second of `per_example.evaluate`, all its statistics included.
 
     Floating-point operations counted: the decoder's matrix products alone.
     """
     config, model, images = _mnist_mlp(1, 1)
     params = jax.jit(model.init)(jax.random.key(0))
-    evaluator = evaluation.make_evaluator(
-        evaluation.evaluate_example,
-        model=model,
-        num_examples=50,
-        num_samples=num_samples,
-        chunk_size=config.evaluation.chunk_size,
-    )
-    count = evaluator.examples_per_call
+    example_map = _evaluation(config, model, 50, num_samples)
+    count = example_map.examples_per_call
     x = jnp.asarray(images[:count] > 127, jnp.float32)
-    run = lambda: evaluator.run(params, jax.random.key(0), jnp.arange(count), x)  # noqa: E731
+    run = lambda: example_map.run(params, jax.random.key(0), jnp.arange(count), x)  # noqa: E731
     first = _seconds(run)
     seconds, rate, product = _best(run, _matmul())
     flops = 2 * _multiplications(params["generative"]) * count * num_samples
@@ -179,19 +170,19 @@ def evaluation_rate(num_samples: int = 5000) -> dict[str, float]:
     return {"samples_per_second": count * num_samples / seconds} | report
 
 
+def _evaluation(config: Config, model: Model, num_examples: int, num_samples: int):
+    chunk_size = config.evaluation.chunk_size
+    return per_example.make(
+        model, num_examples=num_examples, num_samples=num_samples, chunk_size=chunk_size
+    )
+
+
 def evaluation_memory(num_samples: int) -> dict[str, float]:
     """Peak resident memory of this process after evaluating two examples at K samples."""
     config, model, images = _mnist_mlp(1, 1)
     params = jax.jit(model.init)(jax.random.key(0))
-    evaluator = evaluation.make_evaluator(
-        evaluation.evaluate_example,
-        model=model,
-        num_examples=2,
-        num_samples=num_samples,
-        chunk_size=config.evaluation.chunk_size,
-    )
     x = (images[:2] > 127).astype(np.uint8)
-    list(evaluation.evaluate_batches(evaluator, params, jax.random.key(0), x))
+    mapping.over_examples(_evaluation(config, model, 2, num_samples), params, jax.random.key(0), x)
     return {"num_samples": num_samples, "peak_mebibytes": _peak_mebibytes()}
 
 

@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax.sweeps import group as sweep_group
+from vaejax.experiment import devices
 from vaejax.sweeps import members as sweeps
-from vaejax.sweeps import train as sweep_train
-from vaejax.training import loop as train_run
+from vaejax.training import loop
+from vaejax.training import train as train_run
+from vaejax.training.standing import Run, Surroundings
 
 
 def _timed(function):
@@ -34,10 +35,11 @@ def _alone(members):
 
 
 def _together(members):
-    sweep_group.use_all_cores()
-    options = {"stopped": lambda: False, "report": lambda *_: None, "console": Console(quiet=True)}
+    devices.use_all_cores()
+    around = Surroundings(Console(quiet=True), lambda: False, lambda *_: None)
     with tempfile.TemporaryDirectory() as folder:
-        return _timed(lambda: sweep_train.train(members, pathlib.Path(folder), **options))
+        runs = [Run(m.name, pathlib.Path(folder, m.name), m.config) for m in members]
+        return _timed(lambda: loop.train_together(runs, around))
 
 
 def _in_a_new_process(function, argument):

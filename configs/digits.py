@@ -7,16 +7,11 @@
 compilation included. Test: ELBO -23.63, L_50 -23.03, L_5000 -22.99 nats (data error 0.18).
 """
 
-from vaejax import config
+from vaejax.config import Config, Model, Training
 
 
-def get_config() -> config.Config:
-    return config.override_all(
-        config.Config(),
-        {
-            "model.latent_dims": (16,),
-            "model.hidden_dims": ((128, 128),),
-            "training.num_epochs": 300,
-            "training.batch_size": 64,
-        },
+def get_config() -> Config:
+    return Config(
+        model=Model(latent_dims=(16,), encoder="mlp(hidden_dims=(128, 128))"),
+        training=Training(num_epochs=300, batch_size=64),
     )

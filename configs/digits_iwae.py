@@ -8,18 +8,12 @@ Test: ELBO -26.51, L_50 -22.64, L_5000 -22.44 nats (data error 0.19): a better m
 `digits.py` by half a nat, with a worse ELBO.
 """
 
-from vaejax import config
+from vaejax.config import Config, Model, Objective, Training
 
 
-def get_config() -> config.Config:
-    return config.override_all(
-        config.Config(),
-        {
-            "model.latent_dims": (16,),
-            "model.hidden_dims": ((128, 128),),
-            "objective.bound": "iwae",
-            "objective.num_samples": 50,
-            "training.num_epochs": 300,
-            "training.batch_size": 64,
-        },
+def get_config() -> Config:
+    return Config(
+        model=Model(latent_dims=(16,), encoder="mlp(hidden_dims=(128, 128))"),
+        objective=Objective(bound="iwae", num_samples=50),
+        training=Training(num_epochs=300, batch_size=64),
     )

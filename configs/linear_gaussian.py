@@ -7,20 +7,19 @@
 Test: ELBO 21.74, L_5000 21.971, exact log p(x) 21.970 nats (Monte-Carlo error 0.0007).
 """
 
-from vaejax import config
+from vaejax.config import Config, Dataset, Model, Objective, Optimizer, Training
 
 
-def get_config() -> config.Config:
-    return config.override_all(
-        config.Config(),
-        {
-            "dataset.binarization": "none",
-            "model.name": "linear_gaussian",
-            "model.latent_dim": 16,
-            "objective.gradient": "closed_form_kl",
-            "optimizer.learning_rate": 3e-3,
-            "optimizer.schedule": "cosine",
-            "training.num_epochs": 300,
-            "training.batch_size": 64,
-        },
+def get_config() -> Config:
+    return Config(
+        dataset=Dataset(binarization="none"),
+        model=Model(
+            latent_dims=(16,),
+            posterior="full_normal(shared_scale=True)",
+            likelihood="normal",
+            encoder="linear",
+        ),
+        objective=Objective(gradient="closed_form_kl"),
+        optimizer=Optimizer(learning_rate=3e-3, schedule="cosine"),
+        training=Training(num_epochs=300, batch_size=64),
     )

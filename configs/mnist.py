@@ -8,21 +8,14 @@ AMD EPYC (Zen 4) machine. Test: ELBO -96.04, L_50 -92.38, L_5000 -91.37 nats (da
 active units, as the paper's; 96% of the images have an ESS below 100, so L_5000 is still rising.
 """
 
-from vaejax import config
+from vaejax.config import Config, Dataset, Model, Objective, Optimizer, Training
 
 
-def get_config() -> config.Config:
-    return config.override_all(
-        config.Config(),
-        {
-            "dataset.name": "mnist",
-            "dataset.num_validation": 5000,
-            "model.latent_dims": (50,),
-            "model.hidden_dims": ((200, 200),),
-            "objective.bound": "elbo",
-            "optimizer.learning_rate": 2e-3,
-            "optimizer.schedule": "cosine",
-            "training.num_epochs": 50,
-            "training.batch_size": 100,
-        },
+def get_config() -> Config:
+    return Config(
+        dataset=Dataset(name="mnist", num_validation=5000),
+        model=Model(latent_dims=(50,), encoder="mlp(hidden_dims=(200, 200))"),
+        objective=Objective(bound="elbo"),
+        optimizer=Optimizer(learning_rate=2e-3, schedule="cosine"),
+        training=Training(num_epochs=50, batch_size=100),
     )

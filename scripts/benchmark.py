@@ -12,7 +12,7 @@ from absl import flags
 
 from vaejax.errors import unknown
 from vaejax.experiment import cli
-from vaejax.storage import workdir
+from vaejax.storage import files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -44,7 +44,7 @@ def main(console):
         results[name] = run_case(name)
         text = ", ".join(f"{key} {value:,.3g}" for key, value in results[name].items())
         console.print(f"{name}: {text}", soft_wrap=True)
-    workdir.write_json(pathlib.Path(OUT.value), results)
+    files.write_json(pathlib.Path(OUT.value), results)
 
 
 if __name__ == "__main__":

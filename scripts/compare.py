@@ -11,6 +11,7 @@ import pathlib
 from absl import flags
 
 from vaejax.comparison import run as compare_run
+from vaejax.evaluation import terminal
 from vaejax.experiment import cli
 
 BASELINE = flags.DEFINE_string("baseline", None, "the RUN that others are compared with: first")
@@ -24,9 +25,8 @@ def main(console, paths):
     report = compare_run.compare(
         paths, baseline=BASELINE.value, out=out, force=FORCE.value, console=console
     )
-    for line in report.lines:
-        console.print(line, soft_wrap=True)
-    console.print(f"report: {out / 'index.html'}", soft_wrap=True)
+    for line in [*report.lines, f"report: {out / compare_run.PAGE}"]:
+        console.print(terminal.literal(line, console.encoding), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import pathlib
 
 from absl import flags
 
+from vaejax import schema
 from vaejax.experiment import cli
 from vaejax.explain import config as explain_config
 from vaejax.explain import run as explain_run
 
-cli.define_config("configs/explain.py")
+CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "explain.py"
+cli.define_config(str(CONFIG))
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the results", required=True)
 ONLY = flags.DEFINE_list("only", [], "experiments to run; default: all; others are kept")
 SEED = flags.DEFINE_integer("seed", 0, "seed of everything", lower_bound=0, upper_bound=2**31 - 1)
@@ -21,8 +23,9 @@ SEED = flags.DEFINE_integer("seed", 0, "seed of everything", lower_bound=0, uppe
 
 def main(console):
     """Runs the experiments, names the files."""
-    config = explain_config.override_all(explain_config.load(flags.FLAGS.config), cli.overrides())
-    workdir = pathlib.Path(WORKDIR.value)
+    config = explain_config.load(flags.FLAGS.config)
+    config = schema.checked(cli.override(config, cli.overrides()))
+    workdir = cli.path("workdir")
     explain_run.explain(config, workdir, only=ONLY.value, seed=SEED.value, console=console)
     console.print(f"page: {workdir / explain_run.PAGE}", soft_wrap=True)
 

@@ -5,8 +5,6 @@ python scripts/gradients.py --workdir=runs/digits [--num_samples=1,5,50,500] \
 python scripts/gradients.py --config=configs/digits.py --out=gradients   # untrained parameters
 """
 
-import pathlib
-
 from absl import flags
 
 from vaejax.errors import UserError
@@ -37,19 +35,21 @@ def main(console):
     """Measures, prints the table and names the files."""
     if (WORKDIR.value is None) == (OUT.value is None):
         raise UserError("--workdir of a run, or --config with --out: needs one of the two")
-    settings = gradient_run.Settings(
-        gradient_run.parse_pairs(ESTIMATORS.value),
-        _sizes(),
-        NUM_DRAWS.value,
-        NUM_EXAMPLES.value,
-        SEED.value,
-        SPLIT.value,
-    )
-    out = pathlib.Path(WORKDIR.value or OUT.value)
+    given = [f"--config.{path}" for path in cli.overrides()]
+    if WORKDIR.value and (flags.FLAGS.config or given):
+        raise UserError(
+            f"{'--config' if flags.FLAGS.config else given[0]}: the run in --workdir has a config "
+            f"of its own; leave it out, or give --config with --out"
+        )
+    pairs, numbers = gradient_run.parse_pairs(ESTIMATORS.value), (NUM_DRAWS, NUM_EXAMPLES, SEED)
+    settings = gradient_run.Settings(pairs, _sizes(), *(n.value for n in numbers), SPLIT.value)
+    out = cli.path("workdir" if WORKDIR.value else "out")
     if WORKDIR.value:
         result = gradient_run.measure_run(out, settings, console=console)
     else:
-        result = gradient_run.measure_config(cli.config(), out, settings, console=console)
+        config = cli.config()
+        gradient_run.check_overrides(cli.overrides())
+        result = gradient_run.measure_config(config, out, settings, console=console)
     console.print(gradient_run.table(result))
     for line in gradient_run.summary_lines(result):
         console.print(line, soft_wrap=True)

@@ -4,20 +4,16 @@ python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds
     --workdir=runs/bounds [--seeds=3] [--launcher=local|ray] [--config.any.key=value]
 """
 
-import pathlib
-
 from absl import flags
 
 from vaejax.errors import UserError, unknown
-from vaejax.experiment import cli
-from vaejax.sweeps import group as sweep_group
-from vaejax.sweeps import launch as sweep_run
+from vaejax.experiment import cli, devices
+from vaejax.sweeps import launch, results
 from vaejax.sweeps import members as sweeps
-from vaejax.sweeps import results as sweep_results
 
 cli.define_config()
 SWEEP = flags.DEFINE_string("sweep", None, "sweep file", required=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep", required=True)
+flags.DEFINE_string("workdir", None, "folder of the sweep", required=True)
 SEEDS = flags.DEFINE_integer("seeds", None, "train each member with seeds 0..N-1")
 LAUNCHER = flags.DEFINE_string("launcher", "local", "local or ray")
 ADDRESS = flags.DEFINE_string("ray_address", None, "Ray cluster; default: a running or local one")
@@ -26,30 +22,24 @@ MEMORY = flags.DEFINE_float("memory", None, "GiB of one device to use; default: 
 
 def main(console):
     """Runs what is missing, prints the table, names the files and the failures."""
-    if LAUNCHER.value not in sweep_run.LAUNCHERS:
-        raise unknown("--launcher", LAUNCHER.value, sweep_run.LAUNCHERS)
-    if MEMORY.value is not None and not MEMORY.value > 0:
-        raise UserError(f"--memory: must be above 0 GiB, got {MEMORY.value}")
+    if LAUNCHER.value not in launch.LAUNCHERS:
+        raise unknown("--launcher", LAUNCHER.value, launch.LAUNCHERS)
+    if ADDRESS.value is not None and LAUNCHER.value != "ray":
+        raise UserError("--ray_address: has an effect with --launcher=ray alone")
+    if MEMORY.value is not None and not 0 < MEMORY.value < float("inf"):
+        raise UserError(f"--memory: must be above 0 GiB and finite, got {MEMORY.value}")
     if LAUNCHER.value == "local":
-        sweep_group.use_all_cores()
+        devices.use_all_cores()
     items = sweeps.load(SWEEP.value)
     if SEEDS.value is not None:
         items = sweeps.with_seeds(items, SEEDS.value)
-    workdir = pathlib.Path(WORKDIR.value)
-    results = sweep_run.sweep(
-        cli.config(),
-        items,
-        workdir,
-        console=console,
-        launcher=LAUNCHER.value,
-        address=ADDRESS.value,
-        memory=MEMORY.value and int(MEMORY.value * 2**30),
+    task = launch.Task(cli.path("workdir"), MEMORY.value and int(MEMORY.value * 2**30))
+    found = launch.sweep(
+        cli.config(), items, task, console=console, launcher=LAUNCHER.value, address=ADDRESS.value
     )
-    if results is None:
-        return
-    console.print(sweep_results.table(results))
-    console.print(f"tables: {workdir / sweep_run.TABLE}, {workdir / sweep_run.SWEEP}")
-    failed = sweep_run.failure_line(results)
+    console.print(results.table(found, encoding=console.encoding))
+    console.print(f"tables: {task.workdir / launch.TABLE}, {task.workdir / launch.SWEEP}")
+    failed = launch.failure_line(found)
     if failed:
         raise UserError(failed)
 

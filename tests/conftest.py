@@ -17,11 +17,20 @@ if OWN_CACHE:
     os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache entry"
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
+# Shapes in signatures are checked at run time, and an accidental broadcast is an error.
+_PARTS = ("distributions", "divergences", "latents", "linear_gaussian", "networks")
+_CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
+jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 from vaejax import config as config_lib
-from vaejax.models import registry as models
+from vaejax import schema
+from vaejax.config import Model
+from vaejax.models import latent_variable
 from vaejax.types import DataSpec
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -78,7 +87,16 @@ def x64():
 @pytest.fixture
 def spec():
     """Twelve pixels of different mean."""
-    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12))
+    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1))
+
+
+LINEAR = {
+    "model__latent_dims": (3,),
+    "model__posterior": "full_normal(shared_scale=True)",
+    "model__likelihood": "normal",
+    "model__encoder": "linear",
+    "dataset__binarization": "none",
+}
 
 
 def small_config(**overrides):
@@ -86,34 +104,59 @@ def small_config(**overrides):
     values = {
         "dataset.num_validation": 37,
         "model.latent_dims": (3,),
-        "model.hidden_dims": ((8,),),
+        "model.encoder": "mlp(hidden_dims=(8,))",
         "training.num_epochs": 3,
         "training.batch_size": 200,
         "training.checkpoint_seconds": 0.0,
         "evaluation.num_samples": 20,
     }
-    if overrides.get("model__name", "mlp") != "mlp":
-        values = {key: v for key, v in values.items() if not key.startswith("model.")}
     values |= {key.replace("__", "."): value for key, value in overrides.items()}
     return config_lib.override_all(config_lib.Config(), values)
 
 
+def model_config(**fields):
+    """The config of a model from the text of its parts."""
+    return schema.checked(Model(**fields))
+
+
+MODELS = {
+    "mlp-1": {"latent_dims": (2,), "encoder": "mlp(hidden_dims=(5,))"},
+    "mlp-2": {
+        "latent_dims": (3, 2),
+        "encoder": "mlp(hidden_dims=(5,)), mlp(hidden_dims=(4, 4))",
+    },
+    "mlp-3-normal": {
+        "latent_dims": (3, 2, 1),
+        "encoder": "mlp(hidden_dims=(5,)), mlp(hidden_dims=(4,)), linear",
+        "likelihood": "normal",
+    },
+    "mlp-full": {
+        "latent_dims": (3,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "full_normal",
+    },
+    "linear_gaussian-full": {
+        "latent_dims": (2,),
+        "encoder": "linear",
+        "posterior": "full_normal(shared_scale=True)",
+        "likelihood": "normal",
+    },
+    "linear_gaussian-diagonal": {
+        "latent_dims": (2,),
+        "encoder": "linear",
+        "posterior": "normal(shared_scale=True)",
+        "likelihood": "normal",
+    },
+}
+"""Models at a size for tests; together they hold every part of every registry."""
+MODEL_NAMES = tuple(MODELS)
+
+
 def small_models(spec):
-    """Every registered model at a size for tests, by a readable name."""
-    mlp, linear = models.MODELS["mlp"], models.MODELS["linear_gaussian"]
-    configs = {
-        "mlp-1": mlp.Config(latent_dims=(2,), hidden_dims=((5,),)),
-        "mlp-2": mlp.Config(latent_dims=(3, 2), hidden_dims=((5,), (4, 4))),
-        "mlp-3-normal": mlp.Config(
-            latent_dims=(3, 2, 1), hidden_dims=((5,), (4,), ()), likelihood="normal"
-        ),
-        "linear_gaussian-full": linear.Config(latent_dim=2),
-        "linear_gaussian-diagonal": linear.Config(latent_dim=2, posterior="diagonal"),
+    """The models of `MODELS` for data of `spec`, by name."""
+    return {
+        name: latent_variable.build(model_config(**fields), spec) for name, fields in MODELS.items()
     }
-    return {name: models.MODELS[c.name].build(c, spec) for name, c in configs.items()}
-
-
-MODEL_NAMES = ("mlp-1", "mlp-2", "mlp-3-normal", "linear_gaussian-full", "linear_gaussian-diagonal")
 
 
 def perturbed(params, key, scale=0.3):

@@ -4,42 +4,60 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from conftest import model_config
 
-from vaejax.models import linear_gaussian, mlp
+from vaejax.models import latent_variable, latents, linear_gaussian
 from vaejax.types import DataSpec
 
 
-def linear(num_latents=2, size=8, perturbation=0.25):
-    """Linear-Gaussian model with a q that is a little off the posterior."""
-    model = linear_gaussian.build(
-        linear_gaussian.Config(latent_dim=num_latents), DataSpec((size,), None)
+def linear(num_latents=2, size=8, perturbation=0.25, mixing=0.0):
+    """Linear-Gaussian model with a q that is a little off the posterior.
+
+    `mixing` is how much of the first column of the weights is in the others: above 0 the
+    latents are correlated in the posterior.
+    """
+    config = model_config(
+        latent_dims=(num_latents,),
+        encoder="linear",
+        posterior="full_normal(shared_scale=True)",
+        likelihood="normal",
     )
-    params = model.init(jax.random.key(0))
-    params["generative"]["weights"] *= 3.0
-    inference = linear_gaussian.exact_posterior(params["generative"])
-    inference["log_diagonal"] += perturbation
-    inference["bias"] += 0.1
-    return model, {"generative": params["generative"], "inference": inference}
+    model = latent_variable.build(config, DataSpec((size,), None))
+    generative = linear_gaussian.of(model.init(jax.random.key(0)))
+    weights = 3.0 * generative.weights
+    generative = generative._replace(weights=weights.at[:, 1:].add(mixing * weights[:, :1]))
+    exact = linear_gaussian.exact_posterior(generative)
+    stretched = jnp.diag(jnp.exp(perturbation) * jnp.diag(exact.factor))
+    off = linear_gaussian.LinearPosterior(
+        exact.weights, exact.bias + 0.1, jnp.tril(exact.factor, -1) + stretched
+    )
+    return model, {
+        "generative": linear_gaussian.generative_params(generative),
+        "inference": linear_gaussian.inference_params(off),
+    }
 
 
 def two_layers():
     """A nonlinear Bernoulli VAE, one latent in each of two stochastic layers."""
-    config = mlp.Config(latent_dims=(1, 1), hidden_dims=((8,), (8,)))
-    model = mlp.build(config, DataSpec((6,), None))
+    config = model_config(
+        latent_dims=(1, 1), encoder="mlp(hidden_dims=(8,)), mlp(hidden_dims=(8,))"
+    )
+    model = latent_variable.build(config, DataSpec((6,), None))
     params = model.init(jax.random.key(3))
-    decoders = jax.tree.map(lambda leaf: 1.5 * leaf, params["generative"]["decoders"])
+    decoders = jax.tree.map(lambda leaf: 1.25 * leaf, params["generative"]["decoders"])
     params["generative"]["decoders"] = decoders
-    # An untrained encoder is far off; one near N(0, I) is about as good as a trained one.
+    # An untrained encoder is far off; one near N(0, I), a little wider so that its weights
+    # have light tails, is about as good as a trained one.
     params["inference"] = jax.tree.map(lambda leaf: 0.1 * leaf, params["inference"])
+    for encoder in params["inference"]["encoders"]:
+        output = encoder["params"]["Dense_1"]
+        output["bias"] = output["bias"].at[1].add(0.2)
     return model, params
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count"))
 def simulate(params, key, *, model, count):
-    def draw(key):
-        z_key, x_key = jax.random.split(key)
-        return model.sample_likelihood(params, x_key, model.sample_prior(params, z_key))
-
+    draw = lambda key: latents.simulate(params, key, model=model)[1]
     return jax.vmap(draw)(jax.random.split(key, count))
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parent.parent
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["vaejax.training.loop", "vaejax.runs.evaluate", "vaejax.experiment.cli"]
+    ["vaejax.training.train", "vaejax.runs.evaluate", "vaejax.experiment.cli"]
 )
 
 

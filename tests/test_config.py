@@ -6,13 +6,18 @@ import pathlib
 
 import chex
 import jax
+import numpy as np
 import pytest
 from conftest import ROOT, small_config
 
 from vaejax import config as config_lib
+from vaejax import schema
+from vaejax.config import Config, Model, Objective, Training
 from vaejax.data import splits
 from vaejax.errors import UserError
-from vaejax.training import runs
+from vaejax.models import latent_variable
+from vaejax.parts import Part
+from vaejax.training import programs
 from vaejax.training import step as training
 
 EXPLAIN = ROOT / "configs" / "explain.py"  # a config of its own kind: tests/test_explain.py
@@ -27,26 +32,70 @@ def test_text_is_parsed_by_type():
         "training.ema_decay": ("0.99", 0.99),
         "training.patience": ("none", None),
         "model.latent_dims": ("(100, 50)", (100, 50)),
-        "model.hidden_dims": ("((200,200),(100,))", ((200, 200), (100,))),
         "optimizer.stage_epochs": ("3", (3,)),
         "dataset.data_dir": ("/some/where", "/some/where"),
         "dataset.name": ("mnist", "mnist"),
     }
     for path, (text, expected) in cases.items():
-        value = config_lib.override(config, path, text)
+        value = config_lib.override(config, path, schema.from_text(config, path, text))
         for part in path.split("."):
             value = getattr(value, part)
         assert value == expected, path
         assert type(value) is type(expected), path
 
 
-def test_choosing_a_model_takes_its_defaults_and_then_its_own_keys():
-    config = config_lib.override_all(
-        config_lib.Config(),
-        {"model.latent_dim": "4", "model.name": "linear_gaussian", "dataset.binarization": "none"},
+def test_parts_are_text_with_all_their_options_filled_in():
+    config = config_lib.override_text(
+        Config(),
+        {
+            "objective.bound": "renyi(alpha=1)",
+            "objective.num_samples": "3",
+            "model.latent_dims": "(3, 2)",
+            "model.encoder": "mlp(hidden_dims=4), linear",
+        },
     )
-    assert config.model.name == "linear_gaussian"
-    assert config.model.latent_dim == 4
+    assert config.objective.bound == Part("renyi", (("alpha", 1.0),), ("alpha",))
+    assert [part.name for part in config.model.encoder] == ["mlp", "linear"]
+    assert dict(config.model.encoder[0].options)["hidden_dims"] == (4,)
+    assert config_lib.override(config, "objective.bound", "elbo()").objective.bound == Part("elbo")
+
+
+def test_a_typed_config_may_hold_text_for_parts_and_numpys_numbers():
+    config = config_lib.validated(
+        Config(
+            model=Model(latent_dims=[np.int64(4)], encoder="linear"),
+            objective=Objective(bound="iwae", num_samples=np.int32(3), beta=np.float32(0.5)),
+        )
+    )
+    assert config.model.latent_dims == (4,)
+    assert config.objective == Objective(bound=Part("iwae"), num_samples=3, beta=0.5)
+
+
+def test_numbers_are_leaves_and_all_else_is_structure():
+    ours, other = Config(), config_lib.override_all(Config(), {"seed": 3, "objective.beta": 0.5})
+    third = config_lib.override(ours, "model.latent_dims", (4,))
+    structure = jax.tree.structure
+    assert structure(ours) == structure(other) != structure(third)
+    assert set(jax.tree.leaves(other)) - set(jax.tree.leaves(ours)) == {3, 0.5}
+    doubled = jax.tree.map(lambda value: 2 * value, other)  # unflattening checks nothing
+    assert doubled.objective.beta == 1.0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(objective=Objective(allow_biased="false")), "needs true or false, got 'false'"),
+        (Config(objective=Objective(num_samples="3")), "needs a whole number, got '3'"),
+        (Config(objective=Objective(beta="0.5")), "needs a number, got '0.5'"),
+        (Config(model={"latent_dims": 3}), "config.model: needs a"),
+        (Config(model=Training()), "config.model: needs a"),
+        (Config(objective=Objective(bound=3)), "needs name or name(option=value, ...)"),
+    ],
+)
+def test_values_of_files_are_checked_as_strictly_as_flags(config, message):
+    with pytest.raises(UserError) as caught:
+        config_lib.validated(config)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
@@ -60,15 +109,41 @@ def test_differences_name_the_keys():
     assert config_lib.differences(ours, theirs) == ["objective.beta: 1.0 != 0.5", "seed: 1 != 0"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ({}, {"training__num_epochs": 9}, True),
+        ({}, {"dataset__data_dir": "/elsewhere", "evaluation__num_samples": 7}, True),
+        ({}, {"training__checkpoint_seconds": 1.0}, True),
+        ({"optimizer__schedule": "cosine"}, {"training__num_epochs": 9}, False),
+        ({}, {"objective__bound": "renyi(alpha=0.4)"}, False),
+        (
+            {
+                "optimizer__schedule": "staged",
+                "optimizer__stage_epochs": (1, 2),
+                "optimizer__stage_scales": (1.0, 0.5),
+            },
+            {
+                "optimizer__stage_epochs": (1, 2, 4),
+                "optimizer__stage_scales": (1.0, 0.5, 0.2),
+                "training__num_epochs": 7,
+            },
+            True,
+        ),
+    ],
+)
+def test_what_may_change_between_launches(old, new, same):
+    ours, theirs = small_config(**old | new), small_config(**old)
+    assert (config_lib.differences(ours, theirs) == []) == same
+
+
 def test_every_field_says_what_it_means():
     for node in (config_lib.Config(), *(vars(config_lib.Config()).values())):
-        if not dataclasses.is_dataclass(node) or node is config_lib.Config().model:
+        if not dataclasses.is_dataclass(node):
             continue
         for field in dataclasses.fields(node):
-            if not dataclasses.is_dataclass(getattr(node, field.name)) and field.name != "name":
-                assert field.metadata.get("doc") or type(node).__module__.startswith(
-                    "vaejax.models"
-                ), field.name
+            if field.default_factory is dataclasses.MISSING:
+                assert field.metadata.get("doc"), field.name
 
 
 BAD_VALUES = {
@@ -78,18 +153,22 @@ BAD_VALUES = {
     "optimizer.learning_rate=fast": "needs a number, got 'fast'",
     "optimizer.learning_rate=-1": "must be finite and >= 0.0, got -1.0",
     "optimizer.learning_rate=nan": "needs a number",
+    "optimizer.learning_rate=1e-50": "1e-50 is 0 in float32",
+    "optimizer.learning_rate=1e60": "is infinite in float32",
+    "training.num_epochs=1e26": "must be finite and >= 1 and <= 2147483647, got 1",
+    "evaluation.num_samples=1e21": "<= 2147483647",
+    "training.batch_size=1" + 400 * "0": "got a huge number",
     "optimizer.b1=1": "< 1.0, got 1.0",
-    "objective.num_samples=2.5": "needs a whole number, got '2.5'",
-    "objective.num_samples=0": ">= 1, got 0",
+    "objective.num_samples=2.5": "needs a whole number, got 2.5",
+    "objective.num_samples=0": ">= 1 and <= 2147483647, got 0",
     "objective.num_samples=true": "needs a whole number",
     "objective.bound=iwea": "did you mean 'iwae'",
     "objective.gradient=closed_form_kl objective.bound=iwae": "form of the elbo alone",
-    "objective.gradient=closed_form_kl model.latent_dims=(3,2) model.hidden_dims=((4,),(4,))": (
-        "one stochastic layer"
-    ),
     "objective.bound=iwae objective.gradient=stl": "biased for every bound but the elbo",
-    "objective.bound=vr_max objective.gradient=doubly_reparameterized": "vr_max has a kink",
-    "objective.bound=renyi(alpha=1.0)": "the limit alpha = 1 is the elbo",
+    "objective.bound=vr_max objective.gradient=doubly_reparameterized": "has a kink",
+    "objective.bound=renyi(alpha=-1.0)": "lies above log p(x)",
+    "objective.bound=renyi(alpha=inf)": "needs name or name(option=value, ...)",
+    "objective.bound=renyi(alpha=1e60)": "needs a value like 0.5, got 1e+60",
     "objective.bound=renyi(beta=0.5)": "unknown 'beta' (legal: alpha)",
     "objective.bound=iwae(alpha=0.5)": "'iwae' has no options, got 'alpha'",
     "objective.bound=renyi(0.5)": "needs name or name(option=value, ...)",
@@ -105,12 +184,17 @@ BAD_VALUES = {
     "objective.inference_bound=cubo objective.gradient=wake_phi": "follows no bound",
     "objective.free_bits=0.1": "use closed_form_kl",
     "training.parameters=phi": "unknown 'phi' (legal: all, generative, inference)",
-    "model.name=vaee": "unknown 'vaee'",
+    "model.name=mlp": "unknown 'model.name'",
+    "model.likelihood=bernouli": "did you mean 'bernoulli'",
     "model.latent_dims=()": "at least one stochastic layer",
-    "model.latent_dims=(2,2)": "one tuple per stochastic layer",
-    "model.latent_dims=(0,)": "must be at least 1",
-    "model.name=linear_gaussian model.latent_dim=0": "at least 1",
-    "dataset.binarization=none": "a Bernoulli likelihood needs 0 or 1",
+    "model.latent_dims=(2,2)": "one network for each stochastic layer (2), got 1",
+    "model.latent_dims=(0,)": "must be finite and >= 1",
+    "model.latent_dims=1000000000": "<= 1048576",
+    "model.encoder=mlp(hidden_dims=(0,))": "every width must be at least 1",
+    "model.encoder=mlp(activation='tahn')": "did you mean 'tanh'",
+    "model.encoder=mlp(hidden_dims='wide')": "needs a value like (200, 200), got 'wide'",
+    "model.posterior=full_normal model.latent_dims=5000": "at most 4,096 latents",
+    "optimizer.stage_epochs=3": "has no effect with schedule='constant'",
     "dataset.num_validation=0 training.patience=3": "early stopping needs",
     "optimizer.schedule=staged": "stage_epochs and stage_scales of one length",
     "optimizer.schedule=staged optimizer.stage_epochs=(1,2) optimizer.stage_scales=(1,1)": (
@@ -125,7 +209,7 @@ BAD_VALUES = {
 def test_bad_values_are_named_on_one_line(text):
     overrides = dict(item.split("=", 1) for item in text.split(" "))
     with pytest.raises(UserError) as caught:
-        config_lib.override_all(config_lib.Config(), overrides)
+        config_lib.override_text(config_lib.Config(), overrides)
     message = str(caught.value)
     assert BAD_VALUES[text] in message
     assert message.startswith("config")
@@ -138,6 +222,7 @@ BAD_FILES = {
     "raises.py": ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
     "nothing.py": ("x = 1", "get_config"),
     "dictionary.py": ("def get_config():\n    return {}", "must return vaejax.config.Config"),
+    "exits.py": ("import sys\ndef get_config():\n    sys.exit(0)", "SystemExit"),
 }
 
 
@@ -161,7 +246,7 @@ def test_paper_protocol_is_the_papers():
     config = config_lib.load(f"{ROOT}/configs/mnist_iwae_paper.py:iwae,L=2,k=5")
     assert config.training.num_epochs == 3280
     assert config.optimizer.stage_scales == (10.0, 7.2, 5.2, 3.7, 2.7, 1.9, 1.4, 1.0)
-    assert (config.objective.bound, config.objective.num_samples) == ("iwae", 5)
+    assert (config.objective.bound, config.objective.num_samples) == (Part("iwae"), 5)
     assert config.model.latent_dims == (100, 50)
 
 
@@ -170,10 +255,10 @@ def test_every_config_trains_two_steps(path):
     """On the digits where the config's own data may be absent."""
     overrides = {"dataset.name": "digits", "dataset.num_validation": 10, "training.batch_size": 8}
     if "paper" in path.stem:
-        overrides |= {"objective.num_samples": 3, "model.hidden_dims": ((9, 9),)}
+        overrides |= {"objective.num_samples": 3, "model.encoder": "mlp(hidden_dims=(9, 9))"}
     config = config_lib.override_all(config_lib.load(str(path)), overrides)
     data = splits.training_data(config)
-    model = runs.build_model(config, data.spec)
+    model = latent_variable.build(config.model, data.spec)
     plan = training.Plan(2, 2, 2)
     state, metrics = jax.jit(
         lambda images: training.train_call(
@@ -189,3 +274,33 @@ def test_every_config_trains_two_steps(path):
 def test_every_config_states_its_command(path: pathlib.Path):
     docstring = path.read_text().split('"""')[1]
     assert f"--config=configs/{path.name}" in docstring
+
+
+def test_a_path_of_a_config_file_may_hold_a_colon(tmp_path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    text = "from vaejax.config import Config\nget_config = lambda arg='0': Config(seed=int(arg))"
+    (folder / "c.py").write_text(text)
+    assert config_lib.load(str(folder / "c.py")).seed == 0
+    assert config_lib.load(f"{folder}/c.py:7").seed == 7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"dataset__binarization": "none"}, "bernoulli needs 0 or 1"),
+        ({"model__likelihood": "normal"}, "normal is a density, and x is 0 or 1"),
+        (
+            {
+                "objective__gradient": "closed_form_kl",
+                "model__latent_dims": (3, 2),
+                "model__encoder": "mlp, mlp",
+            },
+            "needs a closed form of KL",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_data_or_the_model_is_refused_before_training(overrides, message):
+    with pytest.raises(UserError) as caught:
+        programs.set_up(small_config(**overrides))
+    assert message in str(caught.value)

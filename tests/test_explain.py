@@ -1,5 +1,6 @@
 """The experiments of vaejax.explain: exact oracles, contracts, files and the page."""
 
+import functools
 import json
 import math
 import re
@@ -10,20 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, perturbed
+from conftest import ROOT, model_config, perturbed, small_config
 from matplotlib.figure import Figure
 from rich.console import Console
 from run_script import run_script
 from sklearn.decomposition import PCA
 
+from vaejax import config as config_lib
 from vaejax import schema
+from vaejax.data import splits
 from vaejax.errors import UserError
-from vaejax.explain import closed_forms, fit, fixed_model, identity, plane, trained_model
+from vaejax.experiment import cli
+from vaejax.explain import closed_forms, fixed_model, identity, measure, plane, train, trained_model
 from vaejax.explain import config as explain_config
 from vaejax.explain import page as explain_page
 from vaejax.explain import run as explain_run
 from vaejax.explain.experiments import EXPERIMENTS
-from vaejax.models import linear_gaussian
+from vaejax.models import latent_variable, linear_gaussian
+from vaejax.objectives import importance
+from vaejax.storage import files
+from vaejax.training import step as training
 from vaejax.types import DataSpec
 
 TINY = {
@@ -32,7 +39,7 @@ TINY = {
         "num_epochs": 1,
         "hidden_units": 4,
         "grid_nodes": 161,
-        "nodes_under_q": 32,
+        "nodes_under_q": 64,
     },
     "fixed_model": {"num_examples": 20, "num_latents": 3, "num_steps": 40, "num_records": 4},
     "trained_model": {
@@ -102,74 +109,62 @@ def test_the_closed_form_maximum_is_scikit_learns_and_no_neighbour_is_better():
 
 
 def _linear_model():
-    """A small linear-Gaussian model away from its start, and five rows of data; float64."""
-    spec = DataSpec((2, 3, 1), np.linspace(0.1, 0.9, 6))
-    model = linear_gaussian.build(linear_gaussian.Config(latent_dim=2), spec)
-    params = perturbed(model.init(jax.random.key(1)), jax.random.key(2))
-    return model, params, np.random.default_rng(3).normal(size=(5, 6))
+    """A small linear-Gaussian model away from its start, and five rows of data; float64.
+
+    Returns:
+      The model, its parameters, the same as `LinearGaussian` and `LinearPosterior`, and x.
+    """
+    config = model_config(
+        latent_dims=(2,),
+        encoder="linear",
+        posterior="full_normal(shared_scale=True)",
+        likelihood="normal",
+    )
+    model = latent_variable.build(config, DataSpec((2, 3, 1), np.linspace(0.1, 0.9, 6)))
+    params = measure.in_float64(perturbed(model.init(jax.random.key(1)), jax.random.key(2)))
+    params["generative"]["likelihood"] = {"log_scale": np.float64(-0.9)}
+    params = jax.tree.map(jnp.asarray, params)
+    parts = linear_gaussian.of(params), linear_gaussian.posterior_of(params)
+    return model, params, parts, jnp.asarray(np.random.default_rng(3).normal(size=(5, 2, 3, 1)))
 
 
 def test_the_closed_forms_agree_with_the_model_and_with_sampling(x64):
-    model, params, x = _linear_model()
+    model, params, (linear, q), x = _linear_model()
     exact = np.array([model.log_marginal(params, row) for row in x])
-    own = [closed_forms.log_marginal(params["generative"], row) for row in x]
+    own = [closed_forms.log_marginal(linear, row) for row in x]
     np.testing.assert_allclose(own, exact, rtol=1e-12)
-    elbos = np.array([closed_forms.elbo(params, row) for row in x])
-    kls = np.array([closed_forms.kl(params, row) for row in x])
+    elbos = np.array([closed_forms.elbo(linear, q, row) for row in x])
+    kls = np.array([closed_forms.kl(linear, q, row) for row in x])
     np.testing.assert_allclose(elbos + kls, exact, rtol=1e-12)
-    keys = jax.random.split(jax.random.key(0), 20_000)
-
-    @jax.jit
-    def log_weights(x):
-        def one(key):
-            z = model.sample_posterior(params, key, x)
-            joint = model.log_prior(params, z) + model.log_likelihood(params, x, z)
-            return joint - model.log_posterior(params, x, z)
-
-        return jax.vmap(one)(keys)
-
-    draws = np.asarray(log_weights(x[0]))
+    draw = functools.partial(importance.sample_log_weights, params, model=model, num_samples=20_000)
+    draws = np.asarray(jax.jit(draw)(jax.random.key(0), x[0]))
     assert abs(draws.mean() - elbos[0]) < 4 * draws.std() / math.sqrt(len(draws))
-    at_posterior = params | {"inference": linear_gaussian.exact_posterior(params["generative"])}
-    assert abs(closed_forms.kl(at_posterior, x[0])) < 1e-10
+    assert abs(closed_forms.kl(linear, linear_gaussian.exact_posterior(linear), x[0])) < 1e-10
 
 
 def test_the_best_diagonal_normal_reaches_the_closed_form_kl(x64):
-    _, params, x = _linear_model()
-    generative = params["generative"]
-    weights, scale = generative["weights"], jnp.exp(generative["log_scale"])
-    precision = jnp.eye(2) + weights.T @ weights / scale**2
-    best = dict(linear_gaussian.exact_posterior(generative))
-    best |= {"log_diagonal": -0.5 * jnp.log(jnp.diag(precision)), "lower": jnp.zeros((2, 2))}
-    least = closed_forms.best_diagonal_kl(generative)
-    kl = closed_forms.kl({"generative": generative, "inference": best}, x[0])
-    np.testing.assert_allclose(kl, least, rtol=1e-10)
+    _, _, (linear, _), x = _linear_model()
+    precision = jnp.eye(2) + linear.weights.T @ linear.weights * jnp.exp(-2 * linear.log_scale)
+    factor = jnp.diag(jnp.diag(precision) ** -0.5)
+    best = linear_gaussian.exact_posterior(linear)._replace(factor=factor)
+    least = closed_forms.best_diagonal_kl(linear)
+    np.testing.assert_allclose(closed_forms.kl(linear, best, x[0]), least, rtol=1e-10)
     assert least > 0.01
 
 
 def test_the_plane_integrates_a_linear_gaussian_model_exactly(x64):
     """log p(x), ELBO and KL by quadrature against the closed forms of the same model."""
-    linear, params, x = _linear_model()
-    # `plane` takes models with one stochastic layer in a tuple, as the MLP has it.
-    model = linear._replace(
-        log_prior=lambda p, z: linear.log_prior(p, z[0]),
-        log_likelihood=lambda p, x, z: linear.log_likelihood(p, x, z[0]),
-        log_posterior=lambda p, x, z: linear.log_posterior(p, x, z[0]),
-        posterior_mean=lambda p, key, x: (linear.posterior_mean(p, key, x),),
-    )
-    width = plane.half_width(params, x, model=model)
-    terms = [
-        (closed_forms.log_marginal(params["generative"], row), closed_forms.kl(params, row))
-        for row in x
-    ]
+    model, params, (linear, q), x = _linear_model()
+    width = max(float(plane.reach(params, row, model=model)) for row in x)
     for rule in (plane.trapezoidal(width, 161), plane.gauss_legendre(width, 161)):
-        joint = plane.log_joint(params, x, rule, model=model)
-        guess = jnp.stack([plane.log_posterior(params, row, rule, model=model) for row in x])
-        for row, log_q, (log_marginal, kl) in zip(joint, guess, terms, strict=True):
-            np.testing.assert_allclose(plane.log_marginal(row, rule), log_marginal, atol=1e-9)
-            np.testing.assert_allclose(plane.kl(row, log_q, rule), kl, atol=1e-9)
+        for row in x:
+            joint = plane.log_joint(params, row, rule, model=model)
+            log_q = plane.log_posterior(params, row, rule, model=model)
+            exact = closed_forms.log_marginal(linear, row), closed_forms.kl(linear, q, row)
+            np.testing.assert_allclose(plane.log_marginal(joint, rule), exact[0], atol=1e-9)
+            np.testing.assert_allclose(plane.kl(joint, log_q, rule), exact[1], atol=1e-9)
     elbo = plane.elbo(params, x[0], model=model, num_nodes=8)
-    np.testing.assert_allclose(elbo, closed_forms.elbo(params, x[0]), atol=1e-9)
+    np.testing.assert_allclose(elbo, closed_forms.elbo(linear, q, x[0]), atol=1e-9)
 
 
 def test_identity_leaves_nothing_over(found):
@@ -214,18 +209,38 @@ def test_maximum_likelihood_is_reached_and_never_passed(found):
         assert run.angle < 5.0
 
 
-def test_records_of_adam_do_not_change_its_path():
-    def loss(params, key):
-        return jnp.sum((params - 1.0) ** 2) + jnp.sum(params) * jax.random.normal(key)
-
-    start, key = jnp.zeros(2), jax.random.key(0)
-    few = fit.adam(loss, start, key, record_at=(0, 20), learning_rate=0.1)
-    many = fit.adam(loss, start, key, record_at=(0, 3, 9, 20), learning_rate=0.1)
+def test_records_of_minimize_do_not_change_its_path():
+    loss = lambda params: jnp.sum((params - 1.0) ** 2)
+    start = jnp.zeros(2)
+    few = train.minimize(loss, start, record_at=(0, 20), learning_rate=0.1)
+    many = train.minimize(loss, start, record_at=(0, 3, 9, 20), learning_rate=0.1)
     np.testing.assert_array_equal(few[0], start)
     np.testing.assert_array_equal(few[-1], many[-1])
-    assert not np.array_equal(many[1], many[2])
-    assert fit.log_spaced(100, 5)[0] == 0
-    assert fit.log_spaced(100, 5)[-1] == 100
+    assert loss(many[1]) > loss(many[2]) > loss(many[3])
+    assert train.log_spaced(100, 5)[0] == 0
+    assert train.log_spaced(100, 5)[-1] == 100
+
+
+def test_training_in_memory_is_that_of_the_library():
+    """Epoch by epoch the parameters of `training.step`, and one program for all betas."""
+    settings = small_config(training__num_epochs=2)
+    data = splits.training_data(settings)
+    model = latent_variable.build(settings.model, data.spec)
+    course = list(train.epochs(settings, data.images, model=model, kind=data.kind))
+    assert len(course) == 3
+    plan = training.make_plan(settings, len(data.images), data.kind)
+    state = training.init_state(settings, model=model)
+    for params in course:
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), state.params, params)
+        state, _ = training.train_call(
+            state, jnp.asarray(data.images), config=settings, model=model, plan=plan
+        )
+    compiled = train._call._cache_size()
+    other = config_lib.override(settings, "objective.beta", 0.25)
+    last = train.trained(other, data, model=model)
+    assert train._call._cache_size() == compiled
+    away = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), last, course[-1])
+    assert max(jax.tree.leaves(away)) > 1e-4
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -261,7 +276,7 @@ def test_every_experiment_has_a_section_and_a_tiny_budget():
 
 
 def test_overrides_are_parsed_and_refused():
-    config = explain_config.override_all(
+    config = cli.override(
         explain_config.Config(), {"identity.num_examples": "4", "fixed_model.learning_rate": "1e-2"}
     )
     assert (config.identity.num_examples, config.fixed_model.learning_rate) == (4, 0.01)
@@ -271,7 +286,7 @@ def test_overrides_are_parsed_and_refused():
     }
     for path, message in bad.items():
         with pytest.raises(UserError, match=re.escape(message)):
-            explain_config.override_all(explain_config.Config(), {path: "many"})
+            cli.override(explain_config.Config(), {path: "many"})
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +305,7 @@ def test_a_run_writes_everything_it_promises(workdir):
     entries = json.loads((workdir / "explain.json").read_text())
     assert [*entries] == [*EXPERIMENTS]
     for name, entry in entries.items():
-        assert entry["config"] | schema.plain(TINY[name]) == entry["config"]
+        assert entry["config"] | files.plain(TINY[name]) == entry["config"]
         assert (entry["seed"], entry["question"]) == (0, EXPERIMENTS[name].QUESTION)
         for figure in entry["figures"]:
             assert (workdir / figure["file"]).stat().st_size > 5000

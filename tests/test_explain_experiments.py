@@ -8,20 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import model_config
 from PIL import Image
 from scipy import stats
 
+from vaejax.evaluation import means
+from vaejax.evaluation.means import ExampleMean
 from vaejax.evidence import estimators as evidence
+from vaejax.evidence.estimators import annealed
 from vaejax.explain import (
     densities,
     density,
     grids,
+    measure,
     plane,
     reconstruction,
     tighter_bounds,
-    variants,
 )
-from vaejax.models import mlp
+from vaejax.models import latent_variable
 from vaejax.types import DataSpec
 
 NAMES = tuple(densities.DENSITIES)
@@ -118,10 +122,16 @@ def test_density_of_a_linear_decoder_is_the_closed_form():
     assert measured == pytest.approx(expected, abs=1e-4)
 
 
+@functools.cache
+def _vae(size):
+    """A VAE of two latents for points of `size` numbers."""
+    config = model_config(latent_dims=(2,), encoder="mlp(hidden_dims=(6,))", likelihood="normal")
+    return latent_variable.build(config, DataSpec((size,), None))
+
+
 def test_density_of_a_vae_by_three_routes():
     """The product of matrices, the log-space sum and adaptive Gauss-Hermite agree."""
-    settings = mlp.Config(latent_dims=(2,), hidden_dims=((6,),), likelihood="normal")
-    model = mlp.build(settings, DataSpec((2,), None))
+    model = _vae(2)
     params = jax.jit(model.init)(jax.random.key(2))
     params["generative"] = jax.tree.map(lambda leaf: 1.3 * leaf, params["generative"])
     params["generative"]["likelihood"]["log_scale"] = jnp.asarray(-0.7)
@@ -130,7 +140,7 @@ def test_density_of_a_vae_by_three_routes():
     x = grids.points(line, 2).astype(np.float32)
     loc = jax.jit(density._decoder(model))(params, rule.nodes.astype(np.float32))
     product = grids.node_mixture(np.asarray(loc, np.float64), weights, np.exp(-0.7), line)
-    summed = jax.jit(lambda x: density.log_marginal(params, x, rule, model=model))(x)
+    summed = density.log_marginal(params, x, rule, model=model)
     np.testing.assert_allclose(np.log(product), summed, atol=2e-5)
     module = evidence.ESTIMATORS["quadrature"]
     estimate = module.build(module.Config(), model=model).estimate
@@ -146,10 +156,8 @@ def _untrained():
     courses = {}
     for name in ("mixture", "moons"):
         target = _target(name)
-        settings = mlp.Config(latent_dims=(2,), hidden_dims=((6,),), likelihood="normal")
-        model = mlp.build(settings, DataSpec((target.size,), None))
-        init = jax.jit(jax.vmap(model.init))
-        history = jax.tree.map(np.asarray, init(jax.random.split(jax.random.key(4), 2)))
+        model = _vae(target.size)
+        history = [jax.jit(model.init)(key) for key in jax.random.split(jax.random.key(4), 2)]
         options = {"decode": jax.jit(density._decoder(model)), "model": model, "config": config}
         courses[name] = density._course(target, history, jax.random.key(5), **options)
     return density.Findings((0, 9), 16, courses)
@@ -161,8 +169,8 @@ def test_checks_of_a_course_hold():
     for name, course in findings.courses.items():
         np.testing.assert_allclose(course.integral, 1.0, atol=1e-3)
         assert (course.kl >= 0.0).all()
-        value, error = course.sampled
-        assert abs(value - (-course.entropy - course.kl[-1])) < 4 * error
+        expected = -course.entropy - course.kl[-1]
+        assert abs(course.sampled.value - expected) < 4 * course.sampled.data_se
         assert course.kl_shift < 1e-5
         assert course.density_shift < 1e-5
         row = report[name]
@@ -188,7 +196,8 @@ def test_elbo_is_reconstruction_minus_kl_and_bounds_rise():
     """Per example; L_k over disjoint groups of the same samples rises with k (Jensen)."""
     model, params = evidence_models.linear(size=4)
     x = evidence_models.simulate(params, jax.random.key(1), model=model, count=10)
-    (found,) = variants.measure([params], jax.random.key(2), x, model=model, num_samples=500)
+    found = measure.bounds([params], np.asarray(x), model=model, seed=2, num_samples=500)
+    found = {name: values[0] for name, values in found.items()}
     np.testing.assert_allclose(found["elbo"], found["reconstruction"] - found["kl"], atol=1e-5)
     ladder = np.stack([found[f"iwae_{k}"] for k in (1, 5, 50, 500)])
     np.testing.assert_allclose(ladder[0], found["elbo"], atol=1e-5)
@@ -202,19 +211,18 @@ def _reconstruction(log_marginal):
     shape, rng = log_marginal.shape, np.random.default_rng(1)
     parts = {name: rng.normal(size=shape) for name in ("reconstruction", "kl", "elbo", "iwae")}
     parts["reconstruction"][0] += 50.0
-    images = rng.uniform(size=(4, 8, 16))
+    images = rng.uniform(size=(4, 8, 4, 4, 1))
     return reconstruction.Findings(
         betas=(0.0, 0.1, 1.0, 4.0),
         num_samples=10,
         log_marginal=log_marginal,
         variance=np.full(shape, 0.01),
         independent=rng.normal(size=shape[1]),
-        two_latents=variants.Mean(-1.0, 0.1),
+        two_latents=ExampleMean(-1.0, np.nan, 0.1),
         two_latents_shift=0.0,
         x=images[0],
         reconstructions=images,
         samples=images,
-        shape=(4, 4, 1),
         **parts,
     )
 
@@ -239,7 +247,10 @@ def test_reconstruction_says_what_its_numbers_say():
 def test_independent_pixels_are_a_distribution():
     """The baseline's probabilities over all 2^4 images add up to one."""
     images = np.array([[i >> d & 1 for d in range(4)] for i in range(16)], np.float32)
-    log_prob = reconstruction.independent_pixels(np.array([0.1, 0.5, 0.7, 0.9]), images)
+    images = images.reshape(16, 2, 2, 1)
+    log_prob = reconstruction.independent_pixels(
+        np.array([0.1, 0.5, 0.7, 0.9]).reshape(2, 2, 1), images
+    )
     assert np.exp(log_prob).sum() == pytest.approx(1.0, abs=1e-5)
 
 
@@ -277,24 +288,17 @@ def test_tighter_bounds_says_what_its_numbers_say():
         picture.image.savefig(io.BytesIO(), dpi=30)
 
 
-def test_mean_is_the_mean_and_its_standard_error():
-    values = np.random.default_rng(0).normal(size=50)
-    assert variants.mean(values).value == pytest.approx(values.mean())
-    assert variants.mean(values).error == pytest.approx(stats.sem(values))
-
-
 def test_annealed_agrees_with_the_exact_value_for_every_variant():
     """Two linear-Gaussian models through one compiled program."""
     model, params = evidence_models.linear(size=4)
     other = jax.tree.map(lambda leaf: 1.1 * leaf, params)
     x = np.asarray(evidence_models.simulate(params, jax.random.key(1), model=model, count=16))
-    found = variants.annealed(
-        [params, other], jax.random.key(3), x, model=model, num_temperatures=40, num_chains=16
-    )
-    for one, result in zip((params, other), found, strict=True):
+    chains = annealed.Config(num_temperatures=40, num_chains=16)
+    tasks = measure.tasks([params, other], x, model=model, seed=3, annealed=chains)
+    found = measure.annealed(tasks)
+    for one, value, variance in zip((params, other), found.value, found.variance, strict=True):
         exact = np.asarray(jax.vmap(lambda x: model.log_marginal(one, x))(x))  # noqa: B023
-        error = np.sqrt(result.variance.sum()) / len(x)
-        assert abs((result.value - exact).mean()) < 4 * error + 2e-3
+        assert abs((value - exact).mean()) < 4 * means.monte_carlo_error(variance) + 2e-3
 
 
 def test_the_square_of_latents_holds_the_prior():

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from conftest import MODEL_NAMES, perturbed, small_models
+from conftest import MODEL_NAMES, MODELS, model_config, perturbed, small_models
 
-from vaejax.models import registry as models
+from vaejax import schema
+from vaejax.config import Model
+from vaejax.models import distributions, latent_variable, likelihoods, networks, posteriors, priors
 from vaejax.objectives import importance
 from vaejax.types import DataSpec
 
@@ -19,10 +21,10 @@ every_model = pytest.mark.parametrize("name", MODEL_NAMES)
 
 @functools.cache
 def _case(name):
-    spec = DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12))
+    spec = DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1))
     model = small_models(spec)[name]
     params = jax.jit(lambda: perturbed(model.init(jax.random.key(0)), jax.random.key(1)))()
-    return model, params, jnp.asarray(np.arange(12) % 2, jnp.float32)
+    return model, params, jnp.asarray(np.arange(12) % 2, jnp.float32).reshape(3, 4, 1)
 
 
 @pytest.fixture
@@ -30,8 +32,29 @@ def case(name):
     return _case(name)
 
 
-def test_every_registered_model_is_tested():
-    assert {name.split("-")[0] for name in MODEL_NAMES} == set(models.MODELS)
+def test_every_part_of_every_registry_is_tested():
+    """A new part is tested the day it is named: `conftest.MODELS` must hold it."""
+    configs = [model_config(**fields) for fields in MODELS.values()]
+    used = {
+        "prior": {config.prior.name for config in configs},
+        "posterior": {config.posterior.name for config in configs},
+        "likelihood": {config.likelihood.name for config in configs},
+        "network": {part.name for config in configs for part in config.encoder},
+    }
+    assert used == {
+        "prior": set(priors.PRIORS),
+        "posterior": set(posteriors.POSTERIORS),
+        "likelihood": set(likelihoods.LIKELIHOODS),
+        "network": set(networks.NETWORKS),
+    }
+
+
+def test_equal_configs_give_the_same_model_and_so_the_same_programs(spec):
+    fields = MODELS["mlp-2"]
+    first, again = (latent_variable.build(model_config(**fields), spec) for _ in range(2))
+    other = latent_variable.build(model_config(**fields | {"latent_dims": (3, 1)}), spec)
+    assert first is again
+    assert other is not first
 
 
 @every_model
@@ -41,35 +64,32 @@ def test_shapes_and_finiteness(case, spec):
 
     @jax.jit
     def everything():
-        z = model.sample_posterior(params, keys[0], x)
-        latents = (z, model.sample_prior(params, keys[1]), model.posterior_mean(params, keys[2], x))
-        densities = (
-            model.log_prior(params, z),
-            model.log_posterior(params, x, z),
-            model.log_likelihood(params, x, z),
-        )
-        data = (model.likelihood_mean(params, z), model.sample_likelihood(params, keys[3], z))
-        return latents, densities, data
+        z, log_posterior = distributions.sample_and_log_prob(model.posterior(params, x), keys[0])
+        means = distributions.layer_means(model.posterior(params, x), keys[2])
+        likelihood = model.likelihood(params, z)
+        densities = (model.prior(params).log_prob(z), log_posterior, likelihood.log_prob(x))
+        data = (likelihood.mean, likelihood.sample(keys[3]))
+        return (z, model.prior(params).sample(keys[1])), means, densities, data
 
-    (z, *others), densities, data = everything()
-    for other in others:
-        assert jax.tree.map(jnp.shape, other) == jax.tree.map(jnp.shape, z)
+    (z, other), means, densities, data = everything()
+    assert jax.tree.map(jnp.shape, other) == jax.tree.map(jnp.shape, z)
+    assert [mean.shape for mean in means] == [layer.shape for layer in jax.tree.leaves(z)]
     for density in densities:
         assert density.shape == ()
         assert np.isfinite(density)
     for value in data:
-        assert value.shape == (spec.size,)
+        assert value.shape == spec.shape
 
 
 @every_model
 def test_params_are_split_into_theta_and_phi(case):
     """log q depends on phi alone, log p(x, z) on theta alone."""
     model, params, x = case
-    z = jax.jit(model.sample_posterior)(params, jax.random.key(3), x)
-    log_joint = lambda p: model.log_prior(p, z) + model.log_likelihood(p, x, z)
+    z = jax.jit(lambda: model.posterior(params, x).sample(jax.random.key(3)))()
+    log_joint = lambda p: model.prior(p).log_prob(z) + model.likelihood(p, z).log_prob(x)
     for function, foreign in (
         (log_joint, "inference"),
-        (lambda p: model.log_posterior(p, x, z), "generative"),
+        (lambda p: model.posterior(p, x).log_prob(z), "generative"),
     ):
         gradient = jax.jit(jax.grad(function))(params)
         assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient[foreign]))
@@ -86,11 +106,11 @@ def test_prior_and_posterior_densities_belong_to_their_samplers(case):
 
     def score(side, key):
         if side == "generative":
-            z = model.sample_prior(params, key)
-            gradient = jax.grad(lambda p: model.log_prior(p, z))(params)
+            z = model.prior(params).sample(key)
+            gradient = jax.grad(lambda p: model.prior(p).log_prob(z))(params)
         else:
-            z = model.sample_posterior(params, key, x)
-            gradient = jax.grad(lambda p: model.log_posterior(p, x, z))(params)
+            z = model.posterior(params, x).sample(key)
+            gradient = jax.grad(lambda p: model.posterior(p, x).log_prob(z))(params)
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient[side])])
 
     for side in ("generative", "inference"):
@@ -102,20 +122,20 @@ def test_prior_and_posterior_densities_belong_to_their_samplers(case):
 @every_model
 def test_likelihood_density_belongs_to_its_sampler(case):
     model, params, _ = case
-    z = jax.jit(model.sample_prior)(params, jax.random.key(8))
+    z = jax.jit(lambda: model.prior(params).sample(jax.random.key(8)))()
     keys = jax.random.split(jax.random.key(9), 4000)
-    x = jax.jit(jax.vmap(lambda key: model.sample_likelihood(params, key, z)))(keys)
+    likelihood = model.likelihood(params, z)
+    x = jax.jit(jax.vmap(lambda key: model.likelihood(params, z).sample(key)))(keys)
     error = x.std(axis=0) / np.sqrt(len(keys))
-    np.testing.assert_array_less(
-        abs(x.mean(axis=0) - model.likelihood_mean(params, z)), 5 * error + 1e-6
-    )
+    np.testing.assert_array_less(abs(x.mean(axis=0) - likelihood.mean), 5 * error + 1e-6)
 
 
 @every_model
 def test_closed_form_kl_is_the_expected_log_ratio(case):
     model, params, x = case
     if model.kl_groups is None:
-        assert len(model.sample_prior(params, jax.random.key(0))) > 1  # several layers only
+        # several layers only
+        assert len(jax.tree.leaves(model.prior(params).sample(jax.random.key(0)))) > 1
         return
     terms = jax.jit(
         lambda key: importance.sample_log_terms(params, key, x, model=model, num_samples=20_000)
@@ -129,8 +149,10 @@ def test_closed_form_kl_is_the_expected_log_ratio(case):
 def test_posterior_mean_averages_to_the_mean_of_samples(case):
     model, params, x = case
     keys = jax.random.split(jax.random.key(11), 4000)
-    samples = jax.jit(jax.vmap(lambda key: model.sample_posterior(params, key, x)))(keys)
-    means = jax.jit(jax.vmap(lambda key: model.posterior_mean(params, key, x)))(keys)
+    q = lambda: model.posterior(params, x)
+    samples = jax.jit(jax.vmap(lambda key: q().sample(key)))(keys)
+    means = jax.jit(jax.vmap(lambda key: distributions.layer_means(q(), key)))(keys)
+    means = [jnp.broadcast_to(mean, (len(keys), *mean.shape[1:])) for mean in means]
     for sample, mean in zip(jax.tree.leaves(samples), jax.tree.leaves(means), strict=True):
         error = sample.std(axis=0) / np.sqrt(len(keys))
         np.testing.assert_array_less(abs(sample.mean(0) - mean.mean(0)), 7 * error + 1e-5)
@@ -139,44 +161,86 @@ def test_posterior_mean_averages_to_the_mean_of_samples(case):
 def test_two_layer_densities_match_numpyro():
     """Recomputed with numpyro from the networks' own outputs, layer by layer."""
     model, params, x = _case("mlp-2")
-    z1, z2 = model.sample_posterior(params, jax.random.key(2), x)
-    mlp = models.MODELS["mlp"]
-    network = lambda widths, out: mlp.MLP(widths, out, "tanh", "glorot_uniform")
-    first = network((5,), 6).apply(params["inference"][0], x)
-    second = network((4, 4), 4).apply(params["inference"][1], z1)
+    z1, z2 = model.posterior(params, x).sample(jax.random.key(2))
+    network = lambda widths, out: networks.MLP(widths, (out,), "tanh", "glorot_uniform")
+    phi, theta = params["inference"]["encoders"], params["generative"]["decoders"]
+    first = network((5,), 6).apply(phi[0], x)
+    second = network((4, 4), 4).apply(phi[1], z1)
     log_q = dist.Normal(first[:3], jnp.exp(first[3:])).log_prob(z1).sum()
     log_q += dist.Normal(second[:2], jnp.exp(second[2:])).log_prob(z2).sum()
-    np.testing.assert_allclose(model.log_posterior(params, x, (z1, z2)), log_q, rtol=1e-5)
-    top = network((4, 4), 6).apply(params["generative"]["decoders"][1], z2)
+    np.testing.assert_allclose(model.posterior(params, x).log_prob((z1, z2)), log_q, rtol=1e-5)
+    top = network((4, 4), 6).apply(theta[1], z2)
     log_p = dist.Normal(0, 1).log_prob(z2).sum()
     log_p += dist.Normal(top[:3], jnp.exp(top[3:])).log_prob(z1).sum()
-    np.testing.assert_allclose(model.log_prior(params, (z1, z2)), log_p, rtol=1e-5)
+    np.testing.assert_allclose(model.prior(params).log_prob((z1, z2)), log_p, rtol=1e-5)
+
+
+def test_full_normal_is_numpyros_and_holds_correlations():
+    family = posteriors.full_normal(3)
+    output = jnp.asarray(np.random.default_rng(1).normal(size=family.outputs))
+    ours = family.distribution({}, output)
+    factor = np.diag(np.exp(output[3:6]))
+    factor[np.tril_indices(3, -1)] = output[6:]
+    expected = dist.MultivariateNormal(output[:3], factor @ factor.T)
+    z = jnp.array([0.3, -1.0, 2.0])
+    np.testing.assert_allclose(ours.log_prob(z), expected.log_prob(z), rtol=1e-4)
+    draws = jax.vmap(ours.sample)(jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(np.cov(draws.T), factor @ factor.T, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("latent_dims", "encoder"),
     [
-        {"latent_dims": (50,), "hidden_dims": ((200, 200),)},
-        {"latent_dims": (100, 50), "hidden_dims": ((200, 200), (100, 100))},
+        ((50,), "mlp(hidden_dims=(200, 200))"),
+        ((100, 50), "mlp(hidden_dims=(200, 200)), mlp(hidden_dims=(100, 100))"),
     ],
 )
-def test_paper_architectures_have_the_papers_sizes(config):
+def test_paper_architectures_have_the_papers_sizes(latent_dims, encoder):
     """784-200-200-50 and, for L=2, 784-200-200-100 and 100-100-100-50, both ways."""
-    mlp = models.MODELS["mlp"]
-    model = mlp.build(mlp.Config(**config), DataSpec((28, 28, 1), np.full(784, 0.1)))
+    config = model_config(latent_dims=latent_dims, encoder=encoder)
+    model = latent_variable.build(config, DataSpec((28, 28, 1), np.full((28, 28, 1), 0.1)))
     params = jax.eval_shape(model.init, jax.random.key(0))
     dense = lambda *widths: sum((i + 1) * o for i, o in itertools.pairwise(widths))
-    expected = dense(784, 200, 200, 2 * config["latent_dims"][0])
-    expected += dense(config["latent_dims"][0], 200, 200, 784)
-    if len(config["latent_dims"]) == 2:
+    expected = dense(784, 200, 200, 2 * latent_dims[0])
+    expected += dense(latent_dims[0], 200, 200, 784)
+    if len(latent_dims) == 2:
         expected += dense(100, 100, 100, 100) + dense(50, 100, 100, 200)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
 def test_decoder_starts_at_the_training_mean(spec):
-    mlp = models.MODELS["mlp"]
-    config = mlp.Config(latent_dims=(2,), hidden_dims=((),))
-    spec = spec._replace(mean=np.array([0.0, 1.0, *np.linspace(0.1, 0.9, 10)]))
-    model = mlp.build(config, spec)
-    mean = model.likelihood_mean(model.init(jax.random.key(0)), (jnp.zeros(2),))
-    np.testing.assert_allclose(mean, np.clip(spec.mean, 0.001, 0.999), rtol=1e-4)
+    mean = np.array([0.0, 1.0, *np.linspace(0.1, 0.9, 10)]).reshape(spec.shape)
+    config = model_config(latent_dims=(2,), encoder="linear")
+    model = latent_variable.build(config, spec._replace(mean=mean))
+    start = model.likelihood(model.init(jax.random.key(0)), jnp.zeros(2)).mean
+    np.testing.assert_allclose(start, np.clip(mean, 0.001, 0.999), rtol=1e-4)
+
+
+def test_a_decoder_of_its_own_takes_the_place_of_the_mirror(spec):
+    config = schema.checked(
+        Model(latent_dims=(2,), encoder=("mlp(hidden_dims=(5,))",), decoder=("linear",))
+    )
+    params = latent_variable.build(config, spec).init(jax.random.key(0))
+    decoder = params["generative"]["decoders"][0]["params"]
+    assert [kernel["kernel"].shape for kernel in decoder.values()] == [(2, 12)]
+
+
+def test_log_marginal_is_known_where_all_parts_are_linear_and_normal(spec):
+    linear = MODELS["linear_gaussian-full"]
+    known = {
+        "as it is": linear,
+        "another q": linear | {"posterior": "normal", "encoder": "mlp(hidden_dims=(3,))"},
+        "a nonlinear decoder": linear | {"decoder": "mlp(hidden_dims=(3,))"},
+        "another likelihood": linear | {"likelihood": "bernoulli"},
+    }
+    known["another q"] |= {"decoder": "linear"}
+    exact = {
+        name: latent_variable.build(model_config(**fields), spec).log_marginal is not None
+        for name, fields in known.items()
+    }
+    assert exact == {
+        "as it is": True,
+        "another q": True,
+        "a nonlinear decoder": False,
+        "another likelihood": False,
+    }

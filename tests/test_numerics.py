@@ -29,18 +29,6 @@ def test_bernoulli_is_exact_and_smooth_at_extreme_logits(logit, x):
     np.testing.assert_allclose(slope, x - sigmoid, rtol=1e-6, atol=1e-6)
 
 
-def test_normal_matches_numpyro():
-    x, loc, log_scale = jnp.array([0.3, -2.0, 5.0]), jnp.array([0.0, 1.0, -1.0]), jnp.array(0.7)
-    expected = dist.Normal(loc, jnp.exp(log_scale)).log_prob(x)
-    np.testing.assert_allclose(numerics.normal_log_prob(x, loc, log_scale), expected, rtol=1e-6)
-
-
-def test_normal_kl_matches_numpyro():
-    loc, log_scale = jnp.array([0.0, 1.5, -3.0]), jnp.array([0.0, -2.0, 0.4])
-    expected = dist.kl_divergence(dist.Normal(loc, jnp.exp(log_scale)), dist.Normal(0.0, 1.0))
-    np.testing.assert_allclose(numerics.normal_kl(loc, log_scale), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_logmeanexp_by_hand_and_at_extremes():
     np.testing.assert_allclose(
         numerics.logmeanexp(jnp.log(jnp.array([1.0, 2.0, 6.0]))), np.log(3.0), rtol=1e-6

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import perturbed
+from conftest import MODELS, model_config, perturbed
 from scipy import stats
 from sklearn.decomposition import PCA
 
-from vaejax.models import linear_gaussian
+from vaejax.models import latent_variable, linear_gaussian
 from vaejax.objectives import bounds, importance
 from vaejax.types import DataSpec
 
@@ -22,18 +22,21 @@ DIM, LATENT = 5, 2
 @functools.cache
 def _model():
     spec = DataSpec((DIM,), np.linspace(0.2, 0.8, DIM))
-    model = linear_gaussian.build(linear_gaussian.Config(latent_dim=LATENT), spec)
+    config = model_config(**MODELS["linear_gaussian-full"] | {"latent_dims": (LATENT,)})
+    model = latent_variable.build(config, spec)
     params = jax.jit(model.init)(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     generative = perturbed(params["generative"], jax.random.key(1), 0.5)
     return model, {"generative": generative, "inference": params["inference"]}
 
 
 def _exact(params):
-    return params | {"inference": linear_gaussian.exact_posterior(params["generative"])}
+    exact = linear_gaussian.exact_posterior(linear_gaussian.of(params))
+    return params | {"inference": linear_gaussian.inference_params(exact)}
 
 
 def _perturbed_posterior(params, scale=0.07):
-    exact = linear_gaussian.exact_posterior(params["generative"])
+    exact = _exact(params)["inference"]
     return params | {"inference": perturbed(exact, jax.random.key(2), scale)}
 
 
@@ -48,10 +51,9 @@ def _log_weights(model, params, seed, num_samples):
 
 def test_log_marginal_is_the_normal_density():
     model, params = _model()
-    generative = params["generative"]
-    covariance = generative["weights"] @ generative["weights"].T
-    covariance += jnp.exp(2 * generative["log_scale"]) * jnp.eye(DIM)
-    expected = stats.multivariate_normal(generative["bias"], covariance).logpdf(_x())
+    p = linear_gaussian.of(params)
+    covariance = p.weights @ p.weights.T + jnp.exp(2 * p.log_scale) * jnp.eye(DIM)
+    expected = stats.multivariate_normal(p.bias, covariance).logpdf(_x())
     np.testing.assert_allclose(model.log_marginal(params, _x()), expected, rtol=1e-12)
 
 
@@ -67,19 +69,19 @@ def test_every_bound_is_the_evidence_when_q_is_the_posterior(name):
     model, params = _model()
     params = _exact(params)
     log_weights = _log_weights(model, params, 4, 50)
-    bound = bounds.BOUNDS[name](log_weights)
+    bound = bounds.FUNCTIONS[name](log_weights)
     np.testing.assert_allclose(bound, model.log_marginal(params, _x()), atol=1e-10)
 
 
 def _kl_to_posterior(params, x):
     """KL(q(z|x) || p(z|x)) of two normals, in closed form."""
-    exact = linear_gaussian.exact_posterior(params["generative"])
+    exact = linear_gaussian.exact_posterior(linear_gaussian.of(params))
 
-    def moments(p):
-        factor = jnp.tril(p["lower"], -1) + jnp.diag(jnp.exp(p["log_diagonal"]))
-        return p["weights"] @ x + p["bias"], factor @ factor.T
+    def moments(q):
+        return q.weights @ x + q.bias, q.factor @ q.factor.T
 
-    (loc, covariance), (true_loc, true_covariance) = moments(params["inference"]), moments(exact)
+    ours = linear_gaussian.posterior_of(params)
+    (loc, covariance), (true_loc, true_covariance) = moments(ours), moments(exact)
     precision = jnp.linalg.inv(true_covariance)
     difference = true_loc - loc
     log_dets = jnp.linalg.slogdet(true_covariance)[1] - jnp.linalg.slogdet(covariance)[1]
@@ -138,10 +140,10 @@ def test_probabilistic_pca_maximum_scores_as_scikit_learn_says():
     data = np.random.default_rng(0).normal(size=(300, DIM)) @ np.diag([3, 2, 1, 0.5, 0.4])
     pca = PCA(LATENT, svd_solver="full").fit(data)
     scale = np.sqrt(pca.explained_variance_ - pca.noise_variance_)
-    generative = {
-        "weights": jnp.asarray(pca.components_.T * scale),
-        "bias": jnp.asarray(pca.mean_),
-        "log_scale": jnp.asarray(0.5 * np.log(pca.noise_variance_)),
-    }
-    ours = jax.vmap(lambda x: linear_gaussian.log_marginal(generative, x))(jnp.asarray(data))
+    model = linear_gaussian.LinearGaussian(
+        jnp.asarray(pca.components_.T * scale),
+        jnp.asarray(pca.mean_),
+        jnp.asarray(0.5 * np.log(pca.noise_variance_)),
+    )
+    ours = jax.vmap(lambda x: linear_gaussian.log_marginal(model, x))(jnp.asarray(data))
     np.testing.assert_allclose(ours, pca.score_samples(data), rtol=1e-9)

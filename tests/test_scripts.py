@@ -17,7 +17,7 @@ from run_script import run_script
 SMALL = (
     "--config=configs/digits.py",
     "--config.model.latent_dims=(3,)",
-    "--config.model.hidden_dims=((8,),)",
+    "--config.model.encoder=mlp(hidden_dims=(8,))",
     "--config.training.batch_size=200",
     "--config.training.num_epochs=3",
     "--config.training.checkpoint_seconds=0",
@@ -77,11 +77,14 @@ def test_evaluate_writes_table_json_npz_and_figures(copied):
     for word in ("elbo", "iwae_5", "MC error", "data error", "median ESS"):
         assert word in finished.out
     result = json.loads((copied / "evaluation.json").read_text())
-    assert set(result) == {"protocol", "estimates", "diagnostics"}
-    assert set(result["protocol"]) == {
+    assert {"protocol", "estimates", "diagnostics", "arrays_sha256"} <= set(result)
+    assert set(result["protocol"]) >= {
         "dataset", "split", "num_examples", "binarization", "data_sha256", "num_samples", "model",
         "objective", "biased_gradient", "checkpoint_step", "seed", "dtype", "versions", "device",
+        "precision", "training_precision", "params_sha256", "finished",
     }  # fmt: skip
+    assert result["protocol"]["precision"] == "highest"
+    assert result["protocol"]["finished"] is True
     assert list(result["estimates"]) == [
         "elbo", "reconstruction", "kl", "kl_closed_form", "iwae_1", "iwae_5", "iwae_20",
     ]  # fmt: skip
@@ -135,17 +138,94 @@ BAD_FLAGS = {
     "unprepared dataset": (["--config.dataset.name=cifar10"], "tfds build cifar10"),
     "unknown train split": (["--config.dataset.train_split=trian"], "did you mean 'train'"),
     "batch too large": (["--config.training.batch_size=9999"], "got 9999"),
-    "continuous data": (["--config.dataset.binarization=none"], "Bernoulli likelihood"),
-    "no samples": (["--config.objective.num_samples=0"], ">= 1, got 0"),
+    "continuous data": (["--config.dataset.binarization=none"], "bernoulli needs 0 or 1"),
+    "no samples": (["--config.objective.num_samples=0"], ">= 1 and <= 2147483647, got 0"),
     "unknown flag": (["--confg=configs/digits.py"], "Unknown command line flag 'confg'"),
     "stray argument": (["configs/digits.py"], "unexpected 'configs/digits.py'"),
+    "flag given twice": (["--workdir=elsewhere"], "--workdir: is given 2 times"),
+    "no boolean": (["--noconfig.seed"], "needs a whole number, got False"),
+    "overlapping splits": (["--config.dataset.train_split=test"], "test"),
+    "rate that is 0": (["--config.optimizer.learning_rate=1e-60"], "is 0 in float32"),
+    "huge model": (["--config.model.latent_dims=1000000000"], "<= 1048576"),
+    "huge run": (["--config.training.num_epochs=1e26"], "<= 2147483647"),
+    "huge number": (["--config.seed=" + "9" * 400], "got a huge number"),
 }
+
+
+@pytest.mark.parametrize(
+    ("workdir", "expected"),
+    [
+        ("", "--workdir: needs a folder"),
+        ("{tmp}/lr[0.1]", "contains [ ]"),
+        ("~nosuchuser/run", "stands for no home"),
+        ("{tmp}/" + "a" * 300, "at most 255 bytes"),
+    ],
+)
+def test_places_that_cannot_hold_a_run_are_refused_before_anything_starts(
+    workdir, expected, tmp_path
+):
+    finished = run_script("train.py", *SMALL, f"--workdir={workdir.format(tmp=tmp_path)}")
+    assert finished.code == 2
+    assert expected in finished.err
+    assert len(finished.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_form_of_an_override_is_accepted(copied):
+    """As ml_collections takes them: =value, a value apart, a flag alone and its negation."""
+    same = [
+        "--config.training.num_epochs", "3", "--config.objective.beta", "1.0",
+        "--noconfig.objective.allow_biased", "-config.training.batch_size=200",
+    ]  # fmt: skip
+    kept = [flag for flag in SMALL if "num_epochs" not in flag and "batch_size" not in flag]
+    finished = run_script("train.py", *kept, *same, f"--workdir={copied}")
+    assert finished.code == 0, finished.err
+    assert "already finished at step 18" in finished.out
+    biased = run_script(
+        "train.py", *kept, *same[:-2], same[-1], "--config.objective.allow_biased",
+        f"--workdir={copied}",
+    )  # fmt: skip
+    assert "objective.allow_biased: True != False" in biased.err
+
+
+def test_a_run_goes_on_for_more_epochs_and_is_evaluated_with_other_budgets(copied):
+    longer = [*SMALL, "--config.training.num_epochs=4"]
+    longer.remove("--config.training.num_epochs=3")
+    half = run_script("evaluate.py", f"--workdir={copied}")
+    assert half.code == 0, half.err
+    finished = run_script("train.py", *longer, f"--workdir={copied}")
+    assert finished.code == 0, finished.err
+    assert "resuming from step 18" in finished.out
+    evaluated = run_script(
+        "evaluate.py", f"--workdir={copied}", "--config.evaluation.seed=3", "--num_samples=7"
+    )
+    assert evaluated.code == 0, evaluated.err
+    protocol = json.loads((copied / "evaluation.json").read_text())["protocol"]
+    assert (protocol["seed"], protocol["num_samples"], protocol["checkpoint_step"]) == (3, 7, 24)
+
+
+def test_a_config_file_that_exits_is_an_error(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("import sys\n\n\ndef get_config():\n    sys.exit(0)\n")
+    finished = run_script("train.py", f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    assert finished.code == 2
+    assert "SystemExit" in finished.err
+
+
+def test_a_platform_that_is_not_there_is_one_line(tmp_path):
+    command = [sys.executable, "scripts/train.py", *SMALL, f"--workdir={tmp_path / 'run'}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert finished.returncode == 2
+    assert "JAX_PLATFORMS=cuda" in finished.stderr
+    assert "Traceback" not in finished.stderr
 
 
 @pytest.mark.parametrize("case", BAD_FLAGS)
 def test_bad_train_flags_are_one_line_exit_2_and_leave_nothing(case, tmp_path):
     arguments, expected = BAD_FLAGS[case]
-    finished = run_script("train.py", *SMALL, f"--workdir={tmp_path / 'run'}", *arguments)
+    given = SMALL[1:] if arguments[0].startswith("--config=") else SMALL
+    finished = run_script("train.py", *given, f"--workdir={tmp_path / 'run'}", *arguments)
     assert finished.code == 2, finished
     assert expected in finished.err
     assert len(finished.err.strip().splitlines()) == 1
@@ -157,9 +237,12 @@ def test_bad_train_flags_are_one_line_exit_2_and_leave_nothing(case, tmp_path):
     ("arguments", "expected"),
     [
         (["--split=tset"], "did you mean 'test'"),
-        (["--num_samples=0"], "evaluation.num_samples: must be finite and >= 1, got 0"),
+        (["--num_samples=0"], "evaluation.num_samples: must be finite and >= 1"),
         (["--num_samples=many"], "--num_samples"),
-        (["--workdir=nowhere"], "holds no run"),
+        (["--num_examples=5"], "--num_examples"),
+        (["--config.evidence.annealed.num_chains=4"], "has no effect without --estimators"),
+        (["--config.seed=3"], "config.seed"),
+        (["--config.evaluation.sead=3"], "did you mean 'evaluation.seed'"),
     ],
 )
 def test_bad_evaluate_flags_are_one_line_and_exit_2(arguments, expected, trained):
@@ -167,13 +250,14 @@ def test_bad_evaluate_flags_are_one_line_and_exit_2(arguments, expected, trained
     assert finished.code == 2
     assert expected in finished.err
     assert len(finished.err.strip().splitlines()) == 1
+    assert "holds no run" in run_script("evaluate.py", "--workdir=nowhere").err
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     finished = run_script("train.py", *SMALL, f"--workdir={tmp_path}/file/run")
     assert finished.code == 2
-    assert "choose a folder you can write to" in finished.err
+    assert f"{tmp_path}/file is a file, a folder is needed" in finished.err
 
 
 def test_a_broken_config_json_is_named(copied):
@@ -187,7 +271,7 @@ def test_an_untrained_workdir_cannot_be_evaluated(copied):
     shutil.rmtree(copied / "checkpoints")
     finished = run_script("evaluate.py", f"--workdir={copied}")
     assert finished.code == 2
-    assert "no readable checkpoint" in finished.err
+    assert "has no checkpoint; train it first" in finished.err
 
 
 def test_a_checkpoint_of_another_model_is_named(copied):
@@ -237,8 +321,8 @@ def test_divergence_stops_with_step_and_advice(tmp_path):
         "train.py", *SMALL, "--config.optimizer.learning_rate=1e30", f"--workdir={tmp_path}/run"
     )
     assert finished.code == 2
-    assert re.search(r"not finite at step \d+; the last good checkpoint", finished.err)
-    assert "smaller optimizer.learning_rate" in finished.err
+    assert re.search(r"diverged: .* not finite at step \d+; try a smaller", finished.err)
+    assert "no checkpoint yet" in finished.err
 
 
 LONG = (*SMALL, "--config.training.num_epochs=60", "--config.training.patience=50",
@@ -278,7 +362,7 @@ def test_killed_runs_end_bit_for_bit_like_one_that_never_was(unkilled, tmp_path)
         process.send_signal(how)
         output, _ = process.communicate(timeout=60)
         if how == signal.SIGTERM:
-            assert process.returncode == 0
+            assert process.returncode == 128 + signal.SIGTERM
             assert "run again to resume" in output
         else:
             assert process.returncode == -signal.SIGKILL
@@ -320,7 +404,7 @@ def test_mnist_trains_and_evaluates_where_it_is_prepared(mnist_directory, tmp_pa
         "--config.dataset.test_split=test[:30]",
         "--config.dataset.num_validation=100",
         "--config.training.num_epochs=1",
-        "--config.model.hidden_dims=((16,),)",
+        "--config.model.encoder=mlp(hidden_dims=(16,))",
         f"--workdir={tmp_path}/run",
     )
     assert finished.code == 0, finished.err

@@ -7,9 +7,11 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "vaejax"
 LAYERS = (
-    {"errors", "types", "numerics"},
-    {"schema", "specs", "python_files"},
-    {"models", "objectives"},
+    {"errors", "types", "numerics", "keys"},
+    {"parts", "python_files"},
+    {"schema"},
+    {"models"},
+    {"objectives"},
     {"evidence"},
     {"config"},
     {"data"},

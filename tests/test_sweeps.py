@@ -19,14 +19,13 @@ from rich.console import Console
 from run_script import run_script
 
 from vaejax.errors import UserError
-from vaejax.sweeps import group as sweep_group
 from vaejax.sweeps import launch as sweep_run
 from vaejax.sweeps import members as sweeps
 from vaejax.sweeps import ray_launcher as sweep_ray
 from vaejax.sweeps import results as sweep_results
-from vaejax.sweeps import train as sweep_train
-from vaejax.training import loop as train_run
-from vaejax.training import runs
+from vaejax.sweeps.launch import Task
+from vaejax.training import loop, runs, train
+from vaejax.training.standing import Run, Surroundings
 
 QUIET = Console(quiet=True)
 RATE = "optimizer.learning_rate"
@@ -55,8 +54,8 @@ def test_names_say_what_differs():
         "five,learning_rate=0.1,seed=0",
         "five,learning_rate=0.1,seed=1",
     ]
-    widths = {"model.hidden_dims": ((8, 4),), "seed": 2}
-    assert sweeps.label(widths) == "hidden_dims=8-4,seed=2"
+    widths = {"model.latent_dims": (8, 4), "seed": 2}
+    assert sweeps.label(widths) == "latent_dims=8-4,seed=2"
     assert sweeps.label({}) == "base"
     members = sweeps.members(small_config(), items)
     assert {sweep_results.setting_of(m)[1] for m in members} == {"five,learning_rate=0.1"}
@@ -73,6 +72,12 @@ BAD_SWEEPS = {
     "empty": ([], "is empty"),
     "same name": ([{"name": "a", "seed": 0}, {"name": "a", "seed": 1}], "two members are called"),
     "same run": ([{"name": "a"}, {"name": "b"}], "'a' and 'b' are the same run"),
+    "same parameters": (
+        [{"name": "a"}, {"name": "b", "training.checkpoint_seconds": 1.0}],
+        "differ in nothing that changes its parameters",
+    ),
+    "name of a file": ([{"name": "sweep.json", "seed": 1}], "is that of a file of the sweep"),
+    "text for a number": ([{"seed": "1"}], "needs a whole number, got '1'"),
     "no folder name": ([{"name": "../a", "seed": 1}], "a name needs letters"),
     "not rankable": ([{"evaluation.num_samples": 5}], "must be the same for all members"),
 }
@@ -106,7 +111,14 @@ def test_bad_helpers_and_files_are_refused(tmp_path):
     ):
         with pytest.raises(UserError):
             call()
-    for text in ("get_sweep = lambda: 1", "1 / 0", "def get_sweep(): return [1]", "x = 1"):
+    for text in (
+        "get_sweep = lambda: 1",
+        "1 / 0",
+        "def get_sweep(): return [1]",
+        "x = 1",
+        "def get_sweep(): return [{1: 2}]",
+        "raise SystemExit(0)",
+    ):
         (tmp_path / "sweep.py").write_text(text)
         with pytest.raises(UserError, match="--sweep"):
             sweeps.load(str(tmp_path / "sweep.py"))
@@ -126,6 +138,9 @@ def test_members_that_differ_in_numbers_share_a_program():
     )
     groups = sweeps.groups(sweeps.members(small_config(), items))
     assert [len(group) for group in groups] == [5, 1, 2]
+    renyi = [{"objective.bound": f"renyi(alpha={a})"} for a in (0.2, 0.5, 0.9)]
+    items = sweeps.product(renyi, sweeps.values(RATE, [0.1, 0.2]), [{"objective.num_samples": 4}])
+    assert len(sweeps.groups(sweeps.members(small_config(), items))) == 1
 
 
 def _results(scores):
@@ -164,9 +179,12 @@ def test_seeds_are_aggregated_and_the_best_is_chosen_on_validation():
     assert sweep_results.summary(results)["best"] == "learning_rate=0.2"
 
 
-def _train(members, workdir, **options):
-    settings = {"console": QUIET, "stopped": lambda: False, "report": lambda *_: None} | options
-    return sweep_train.train(members, workdir, **settings)
+def _train(members, workdir, *, console=QUIET, memory=None):
+    """What became of the members, by name."""
+    around = Surroundings(console, lambda: False, lambda *_: None, memory)
+    members_ = [Run(member.name, workdir / member.name, member.config) for member in members]
+    outcomes = loop.train_together(members_, around)
+    return {run.name: outcome for run, outcome in zip(members_, outcomes, strict=True)}
 
 
 def _state(folder):
@@ -201,13 +219,13 @@ def together(tmp_path_factory):
 
 def test_members_end_as_they_would_alone(together, tmp_path):
     """The member that stopped first, long before the program did."""
-    members, workdir, failures = together
-    trained = {m.name: m for m in members if m.name not in failures}
+    members, workdir, outcomes = together
+    trained = {m.name: m for m in members if outcomes[m.name].error is None}
     states = {name: _state(workdir / name) for name in trained}
     assert len({int(state.step) for state in states.values()}) > 1
     first = min(states, key=lambda name: int(states[name].step))
     member = trained[first]
-    alone = train_run.train(member.config, tmp_path / "alone", console=QUIET)
+    alone = train.train(member.config, tmp_path / "alone", console=QUIET)
     assert int(alone.step) == int(states[first].step)
     assert _gap(alone, states[first]) < 1e-4
     rows = [
@@ -219,11 +237,30 @@ def test_members_end_as_they_would_alone(together, tmp_path):
 
 
 def test_one_that_diverges_stops_nobody(together):
-    members, workdir, failures = together
-    assert [*failures] == [members[-1].name]
-    assert "not finite at step" in failures[members[-1].name]
-    assert (workdir / members[-1].name / sweep_group.FAILED).is_file()
+    members, workdir, outcomes = together
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome.error is not None}
+    assert [*failed] == [members[-1].name]
+    assert "not finite at step" in failed[members[-1].name].error
+    assert failed[members[-1].name].diverged
     assert (workdir / members[0].name / "figures" / "training.png").is_file()
+
+
+def test_a_sweep_over_an_option_of_a_bound_trains_each_member_on_its_own(tmp_path):
+    """One program, and every member ends where it would alone with its own alpha."""
+    items = [
+        {"objective.bound": f"renyi(alpha={alpha})", "objective.num_samples": 4}
+        for alpha in (0.1, 0.9)
+    ]
+    config = small_config(training__num_epochs=2, optimizer__eps=1e-3)
+    members = sweeps.members(config, items)
+    assert len(sweeps.groups(members)) == 1
+    outcomes = _train(members, tmp_path)
+    losses = []
+    for index, member in enumerate(members):
+        alone = train.train(member.config, tmp_path / f"alone-{index}", console=QUIET)
+        assert _gap(alone, outcomes[member.name].state) < 1e-4
+        losses.append(_gap(alone.params, outcomes[members[0].name].state.params))
+    assert losses[1] > 1e-3 > losses[0]
 
 
 def test_a_group_too_large_for_memory_is_split_and_that_is_said(tmp_path, capsys):
@@ -249,7 +286,7 @@ def _flags(folder, workdir, *more, sweep=SWEEP):
     return [
         "--config=configs/digits.py",
         "--config.model.latent_dims=(3,)",
-        "--config.model.hidden_dims=((8,),)",
+        "--config.model.encoder=mlp(hidden_dims=(8,))",
         "--config.dataset.num_validation=37",
         "--config.training.batch_size=200",
         "--config.training.num_epochs=25",
@@ -331,11 +368,11 @@ def test_members_are_ordinary_runs(swept, tmp_path):
 def test_a_failing_member_is_reported_and_the_others_are_ranked(tmp_path):
     items = [*sweeps.values("seed", [0, 1]), {RATE: 1e30}]
     config = small_config(training__num_epochs=1)
-    results = sweep_run.sweep(config, items, tmp_path, console=QUIET)
+    results = sweep_run.sweep(config, items, Task(tmp_path), console=QUIET)
     assert "1 of 3 members failed: learning_rate=1e+30" in sweep_run.failure_line(results)
     rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
     assert [row["seeds"] for row in rows] == ["2", "0"]
-    said = sweep_run.sweep(config, items, tmp_path, console=QUIET)
+    said = sweep_run.sweep(config, items, Task(tmp_path), console=QUIET)
     assert sweep_run.failure_line(said) == sweep_run.failure_line(results)
 
 
@@ -350,7 +387,7 @@ def _contents(folder):
         ("--seeds=0", "--seeds: must be at least 1"),
         ("--launcher=slurm", "--launcher: unknown 'slurm'"),
         ("--memory=0", "--memory: must be above 0"),
-        ("--config.training.num_epochs=26", "training.num_epochs: 26 != 25"),
+        ("--config.objective.beta=2", "objective.beta: 2.0 != 1.0"),
         ("--config.training.batch_size=5000", "at most the 1400 training images"),
         ("--config.optimizer.learning_rat=1", "did you mean"),
     ],

@@ -18,3 +18,15 @@ def unknown(where: str, got: str, legal: Iterable[str]) -> UserError:
     """An error for a name outside a closed list: where, what came, the nearest, the list."""
     legal = list(legal)
     return UserError(f"{where}: unknown {got!r}{nearest(got, legal)} (legal: {', '.join(legal)})")
+
+
+class Stopped(Exception):
+    """A signal ended the work, which was saved: scripts exit with 128 + its number.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.number = number

@@ -13,11 +13,10 @@ def call(reference: str, function: str, *, flag: str) -> Any:
     Raises:
       UserError: naming `flag`: no such file, or a file that does not run.
     """
-    path_text, _, argument = reference.partition(":")
-    path = pathlib.Path(path_text)
+    path, argument = _file_and_argument(reference)
     if not path.is_file():
         legal = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []
-        raise unknown(flag, path_text, legal)
+        raise unknown(flag, str(path), legal)
     try:
         spec = importlib.util.spec_from_file_location(f"vaejax_file_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
@@ -26,5 +25,17 @@ def call(reference: str, function: str, *, flag: str) -> Any:
         return wanted(argument) if argument else wanted()
     except UserError:
         raise
-    except Exception as error:  # the file is the user's code: any exception may come
+    except (Exception, SystemExit) as error:  # the user's code: any exception may come
         raise UserError(f"{flag}: {reference}: {type(error).__name__}: {error}") from error
+
+
+def _file_and_argument(reference: str) -> tuple[pathlib.Path, str]:
+    """ "path/to/file.py:argument" in two; a colon in the path is one where the file exists."""
+    if pathlib.Path(reference).is_file():
+        return pathlib.Path(reference), ""
+    parts = reference.split(":")
+    for count in range(len(parts) - 1, 0, -1):
+        path = pathlib.Path(":".join(parts[:count]))
+        if path.is_file():
+            return path, ":".join(parts[count:])
+    return pathlib.Path(parts[0]), ":".join(parts[1:])

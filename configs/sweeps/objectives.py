@@ -20,12 +20,12 @@ def _member(name, bound, gradient, **others):
 
 def get_sweep():
     """One member per pair, named bound-estimator; "dreg" is doubly_reparameterized."""
-    lower = [name for name in bounds.BOUNDS if not bounds.is_upper(name) and name != "jackknife"]
+    followed = {name: bounds.parse(name) for name in bounds.BOUNDS if name != "jackknife"}
     members = [
         _member(f"{name}-{short}", name, gradient)
-        for name in lower
+        for name, bound in followed.items()
         for short, gradient in _ESTIMATORS.items()
-        if gradients.bias(gradient, name) is None
+        if bounds.side(bound) != "upper" and gradients.bias(gradient, bound) is None
     ]
     apart = {"piwae": ("iwae", "miwae"), "jackknife_theta": ("jackknife", "iwae")}
     members += [
@@ -33,7 +33,11 @@ def get_sweep():
         for name, (theta, phi) in apart.items()
         for short, gradient in _ESTIMATORS.items()
     ]
-    members += [_member(name, "iwae", name) for name in gradients.OWN_OBJECTIVE]
+    members += [
+        _member(name, "iwae", name)
+        for name, gradient in gradients.GRADIENTS.items()
+        if gradient.own_objective
+    ]
     return [
         *members,
         _member("elbo-closed_form_kl", "elbo", "closed_form_kl"),

@@ -1,11 +1,13 @@
 """Figures of a comparison. Each function makes one matplotlib Figure and touches no file."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from vaejax.comparison import budgets
 from vaejax.comparison import statistics as comparison
 from vaejax.comparison.statistics import Setting
 from vaejax.evaluation import figures as plots
@@ -22,9 +24,26 @@ def _look(index: int) -> dict[str, str]:
     }
 
 
+def label(name: str) -> str:
+    """A name as matplotlib draws it literally: no mathematics, and shown in legends."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def _finite(value: float) -> float:
+    """NaN, which matplotlib leaves out, for what has no place on an axis."""
+    return value if math.isfinite(value) else math.nan
+
+
 def _finish(axes, **labels) -> None:
     axes.set(**labels)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(axes) -> None:
+    """A legend where there is something to name: a run without finite values has no line."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
 
 
 def bounds(parts: Sequence[Setting]) -> Figure:
@@ -36,20 +55,19 @@ def bounds(parts: Sequence[Setting]) -> Figure:
         items = [(1, comparison.estimate(setting, "elbo"))]
         items += [(int(name[5:]), comparison.estimate(setting, name)) for name in names]
         sizes, estimates = zip(*items, strict=True)
-        errors = [estimate.seed_se or 0.0 for estimate in estimates]
         axes.errorbar(
             sizes,
-            [estimate.value for estimate in estimates],
-            yerr=errors,
+            [_finite(estimate.value) for estimate in estimates],
+            yerr=[_finite(estimate.seed_se or 0.0) for estimate in estimates],
             marker="o",
             ms=4,
             capsize=3,
-            label=setting.name,
+            label=label(setting.name),
             **_look(index),
         )
     _finish(axes, xscale="log", xlabel="samples k (k = 1: the ELBO)", ylabel="nats per example")
     axes.set_title("L_k against k; bars: one standard error over seeds", fontsize=11)
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -60,10 +78,12 @@ def gaps(parts: Sequence[Setting]) -> Figure:
     for index, setting in enumerate(parts):
         top = comparison.top_bound(comparison.bound_names(setting.runs))
         gap = comparison.gap(setting, top)
-        color = _look(index)["color"]
-        axes.barh(index, gap.value, xerr=2 * gap.total_se, color=color, height=0.6, capsize=3)
-        axes.text(gap.value + 2 * gap.total_se, index, f"  {gap.value:.2f}", va="center")
-    axes.set_yticks(range(len(parts)), [setting.name for setting in parts])
+        color, width = _look(index)["color"], _finite(gap.value)
+        error = 0.0 if math.isnan(gap.total_se) else 2 * gap.total_se
+        axes.barh(index, width, xerr=error, color=color, height=0.6, capsize=3)
+        text = f"{width:.2f}" if math.isfinite(width) else comparison.NOT_FINITE
+        axes.text(width + error if math.isfinite(width) else 0.0, index, f"  {text}", va="center")
+    axes.set_yticks(range(len(parts)), [label(setting.name) for setting in parts])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     _finish(axes, xlabel="L_K - ELBO, nats per example (bars: 2 errors)")
@@ -81,15 +101,19 @@ def training_curves(parts: Sequence[Setting]) -> Figure:
         lowest = []
         for index, setting in enumerate(parts):
             for position, run in enumerate(setting.runs):
-                points = [(row["epoch"], row[name]) for row in run.metrics if name in row]
+                points = [
+                    (row["epoch"], row[name])
+                    for row in run.metrics
+                    if math.isfinite(row.get(name, math.nan))
+                ]
                 if points:
                     epochs, nats = zip(*points, strict=True)
-                    label = setting.name if position == 0 else None
-                    axes.plot(epochs, nats, lw=0.9, label=label, **_look(index))
+                    name_once = label(setting.name) if position == 0 else None
+                    axes.plot(epochs, nats, lw=0.9, label=name_once, **_look(index))
                     lowest.append(np.percentile(nats, 4))
         if lowest:
             axes.set_ylim(bottom=min(lowest))
-            axes.legend(frameon=False)
+            _legend(axes)
         _finish(axes, xlabel="epoch", ylabel="nats per example", title=f"validation {title}")
     return figure
 
@@ -105,17 +129,19 @@ def budget(parts: Sequence[Setting]) -> Figure:
         lowest = []
         for index, setting in enumerate(parts):
             for position, run in enumerate(setting.runs):
-                curve = comparison.budget_curve(run)
-                if len(curve["nats"]):
-                    best = np.maximum.accumulate(curve["nats"])
-                    label = setting.name if position == 0 else None
-                    axes.plot(curve[cost], best, lw=0.9, label=label, **_look(index))
+                curve = budgets.curve(run)
+                if len(curve.nats):
+                    best = np.maximum.accumulate(curve.nats)
+                    name_once = label(setting.name) if position == 0 else None
+                    axes.plot(getattr(curve, cost), best, lw=0.9, label=name_once, **_look(index))
                     lowest.append(np.percentile(best, 4))
         if lowest:
             axes.set_ylim(bottom=min(lowest))
-            axes.legend(frameon=False)
+            _legend(axes)
         _finish(axes, xscale="log", xlabel=title, ylabel="best validation L_k so far, nats")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        low, high = axes.get_xlim()
+        if high > 10 * low:  # else no power of ten may be in sight, and minor ticks carry labels
+            axes.xaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -130,5 +156,5 @@ def samples(pictures: dict[str, np.ndarray], shape: tuple[int, ...]) -> Figure:
     for axes, (name, images) in zip(panels, pictures.items(), strict=False):
         side = int(np.ceil(np.sqrt(len(images))))
         axes.imshow(plots.image_grid(images, shape, side), interpolation="nearest")
-        axes.set_title(name, fontsize=10)
+        axes.set_title(label(name), fontsize=10)
     return figure

@@ -1,77 +1,71 @@
 """A comparison as text: terminal table, CSV, Markdown and one HTML page. Pure functions."""
 
 import csv
-import html
 import io
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from rich.table import Table
+from rich.table import Table as TerminalTable
 
 from vaejax.comparison import statistics as comparison
-from vaejax.comparison.statistics import Difference, Setting
+from vaejax.comparison.statistics import Difference, Judged, Setting
+from vaejax.evaluation import means, seeds, terminal
 from vaejax.storage import html_page
 
 COLUMNS = (
     "setting",
     "seeds",
+    "failed",
     "bound",
     "value",
     "data_se",
     "mc_se",
     "seed_se",
+    "not_finite",
     "difference",
     "difference_data_se",
     "difference_mc_se",
     "difference_seed_se",
+    "degrees_of_freedom",
+    "p_value",
     "verdict",
+    "p_holm",
+    "verdict_holm",
 )
-_NOTES = (
-    "Nats per example. A value's error holds its data error (sd / sqrt(N)) and, with several "
-    "seeds, its seed error; the error of a difference is paired: per-example differences on the "
-    "same images and random numbers, and the seed error of both sides where there are several. "
-    "A difference of at most two errors is not claimed."
+NOTES = (
+    "Nats per example, ± one standard error. A value's error holds its data error (sd / sqrt(N)) "
+    "and, with several seeds, its seed error; the error of a difference is paired: per-example "
+    "differences on the same images and random numbers, and the seed error of both sides where "
+    f"there are several. A verdict is a two-sided test at level {comparison.LEVEL} with Student's "
+    "t (degrees of freedom by Welch and Satterthwaite over data and seeds): the first column tests "
+    'the difference alone; the second, "Holm", holds for all differences of the table together, '
+    "both columns of all settings (Holm, 1979). What is unclear is not claimed."
 )
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+_MARKDOWN = frozenset("\\|`*[]<>&~$!#{}")
 
 
-def verdict(delta: Difference) -> str:
-    """What may be said of a difference."""
-    if not delta.significant:
-        return "within 2 errors"
-    return "higher" if delta.value > 0 else "lower"
+class Comparable(NamedTuple):
+    """Settings that may be compared with each other, and their baseline (or None)."""
+
+    settings: list[Setting]
+    baseline: Setting | None
 
 
-def signed(delta: Difference) -> str:
-    """A difference and its error."""
-    return f"{delta.value:+.3f} ± {delta.total_se:.3f}"
+class Cell(NamedTuple):
+    """A cell: its text, and what is claimed where it is a difference ("" elsewhere)."""
+
+    text: str
+    judged: Judged | None = None
 
 
-def plain(value: Difference) -> str:
-    """An estimate and its error."""
-    return f"{value.value:.3f} ± {value.total_se:.3f}"
-
-
-def cells(parts: Sequence[Setting], baseline: Setting | None) -> tuple[list[str], list[list[str]]]:
-    """Headings and one row per setting: ELBO, L_K, gap, differences to the baseline."""
-    names = comparison.bound_names([run for setting in parts for run in setting.runs])
-    top = comparison.top_bound(names)
-    headings = ["setting", "seeds", "ELBO", bound_title(top), f"{bound_title(top)} - ELBO"]
-    if baseline is not None:
-        for name in ("elbo", top):
-            headings += [f"Δ {bound_title(name)}", "verdict"]
-    found = []
-    for setting in parts:
-        own = [plain(comparison.estimate(setting, name)) for name in ("elbo", top)]
-        row = [setting.name, str(len(setting.runs)), *own, plain(comparison.gap(setting, top))]
-        for name in ("elbo", top) if baseline is not None else ():
-            if setting is baseline:
-                row += ["", "baseline"]
-            else:
-                delta = comparison.difference(setting, baseline, name)
-                row += [signed(delta), verdict(delta)]
-        found.append(row)
-    return headings, found
+def number(value: Difference, sign: str = "") -> str:
+    """An estimate and its error; "not finite" where it has no meaning."""
+    if value.not_finite:
+        return comparison.NOT_FINITE
+    error = means.number(value.total_se)
+    return f"{value.value:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def bound_title(name: str) -> str:
@@ -81,126 +75,191 @@ def bound_title(name: str) -> str:
     return {"elbo": "ELBO", "log_marginal": "log p(x)"}[name]
 
 
-def title(parts: Sequence[Setting]) -> str:
+def title(table: Comparable) -> str:
     """On what the runs were evaluated."""
-    protocol = parts[0].runs[0].result["protocol"]
+    protocol = table.settings[0].runs[0].result["protocol"]
     return (
         f"{protocol['dataset']} {protocol['split']}, {protocol['num_examples']:,} examples, "
         f"K = {protocol['num_samples']:,}"
     )
 
 
-def terminal_table(parts: Sequence[Setting], baseline: Setting | None) -> Table:
-    """The comparison as a reader sees it in a terminal."""
-    headings, found = cells(parts, baseline)
+def compared(table: Comparable) -> tuple[str, str]:
+    """The two bounds that a table shows, and whose differences are one family of tests."""
+    names = comparison.bound_names([run for setting in table.settings for run in setting.runs])
+    return "elbo", comparison.top_bound(names)
+
+
+def cells(table: Comparable) -> tuple[list[str], list[list[Cell]]]:
+    """Headings and one row per setting: ELBO, L_K, gap, differences to the baseline."""
+    shown = compared(table)
+    top = bound_title(shown[1])
+    headings = ["setting", "seeds", "ELBO", top, f"{top} - ELBO"]
+    if table.baseline is not None:
+        headings += [f"Δ {bound_title(name)}" for name in shown]
+    judged = comparison.judge(table.settings, table.baseline, shown)
+    rows = []
+    for setting in table.settings:
+        own = [number(comparison.estimate(setting, name)) for name in shown]
+        own.append(number(comparison.gap(setting, shown[1])))
+        row = [setting.name, seeds.count_text(len(setting.runs), setting.failed), *own]
+        found = [Cell(text) for text in row]
+        for name in shown if table.baseline is not None else ():
+            one = judged.get((setting.name, name))
+            found.append(Cell("baseline") if one is None else Cell(number(one.delta, "+"), one))
+        rows.append(found)
+    return headings, rows
+
+
+def with_verdicts(table: Comparable) -> tuple[list[str], list[list[str]]]:
+    """`cells` as texts; beside each difference its verdict, alone and after Holm's correction."""
+    headings, rows = cells(table)
+    wide = [h for text in headings for h in ([text, "verdict", "Holm"] if _delta(text) else [text])]
+    found = []
+    for row in rows:
+        texts = []
+        for heading, cell in zip(headings, row, strict=True):
+            texts.append(cell.text)
+            if cell.judged is not None:
+                texts += [cell.judged.verdict, cell.judged.verdict_holm]
+            elif _delta(heading):
+                texts[-1:] = ["", "baseline", "baseline"]
+        found.append(texts)
+    return wide, found
+
+
+def _delta(heading: str) -> bool:
+    return heading.startswith("Δ ")
+
+
+def terminal_table(table: Comparable, *, encoding: str = "utf-8") -> TerminalTable:
+    """The comparison as a reader sees it in a terminal of this encoding."""
+    headings, rows = cells(table)
     caption = "nats per example; ± one standard error"
-    if baseline is not None:
-        caption += "; Δ paired, in brackets where within 2 errors: not claimed"
-    table = Table(title=title(parts), caption=caption)
-    shown = [index for index, heading in enumerate(headings) if heading != "verdict"]
-    for index in shown:
-        table.add_column(headings[index], justify="left" if index == 0 else "right")
-    for row in found:
-        unclear = {i for i in shown if i + 1 < len(row) and row[i + 1] == "within 2 errors"}
-        table.add_row(*[f"({row[i]})" if i in unclear else row[i] for i in shown])
-    return table
+    if table.baseline is not None:
+        caption += (
+            f"; Δ paired, in brackets where not claimed (p > {comparison.LEVEL}), with a star "
+            "where claimed alone but not after Holm's correction for all of them"
+        )
+    shown = TerminalTable(
+        title=terminal.literal(title(table), encoding),
+        caption=terminal.literal(caption, encoding),
+    )
+    for index, heading in enumerate(headings):
+        justify = "left" if index == 0 else "right"
+        shown.add_column(terminal.literal(heading, encoding), justify=justify)
+    for row in rows:
+        shown.add_row(*[terminal.literal(_marked(cell), encoding) for cell in row])
+    return shown
 
 
-def csv_text(tables: Sequence[tuple[Sequence[Setting], Setting | None]]) -> str:
-    """Every bound of every setting with all its errors."""
+def _marked(cell: Cell) -> str:
+    if cell.judged is None or cell.judged.delta.not_finite:
+        return cell.text
+    if cell.judged.verdict == comparison.UNCLEAR:
+        return f"({cell.text})"
+    return f"{cell.text}*" if cell.judged.verdict_holm == comparison.UNCLEAR else cell.text
+
+
+def csv_text(tables: Sequence[Comparable]) -> str:
+    """Every bound of every setting with all its errors.
+
+    p_holm is given for the differences that the tables show: ELBO and the largest L_K.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for parts, baseline in tables:
-        for row in comparison.rows(parts, baseline):
-            writer.writerow({k: "" if v is None else v for k, v in _with_verdict(row).items()})
+    for table in tables:
+        family = comparison.judge(table.settings, table.baseline, compared(table))
+        names = comparison.bound_names([run for part in table.settings for run in part.runs])
+        for setting in table.settings:
+            for name in names:
+                row = _csv_row(setting, table.baseline, name, family.get((setting.name, name)))
+                writer.writerow({k: "" if v is None else v for k, v in row.items()})
     return text.getvalue()
 
 
-def _with_verdict(row: dict[str, Any]) -> dict[str, Any]:
-    if "significant" not in row:
+def _csv_row(
+    setting: Setting, baseline: Setting | None, name: str, judged: Judged | None
+) -> dict[str, str | int | float | None]:
+    own = comparison.estimate(setting, name)
+    row = {"setting": setting.name, "seeds": len(setting.runs), "failed": setting.failed}
+    row |= {"bound": name, "not_finite": own.not_finite} | _errors("value", "", own)
+    if baseline is None or setting is baseline:
         return row
-    direction = "higher" if row["difference"] > 0 else "lower"
-    return row | {"verdict": direction if row["significant"] else "within 2 errors"}
+    delta = judged.delta if judged else comparison.difference(setting, baseline, name)
+    row |= _errors("difference", "difference_", delta)
+    row |= {
+        "degrees_of_freedom": means.number(delta.degrees),
+        "p_value": means.number(delta.p_value),
+        "verdict": comparison.verdict(delta, delta.p_value),
+    }
+    if judged:
+        row |= {"p_holm": means.number(judged.p_holm), "verdict_holm": judged.verdict_holm}
+    return row
 
 
-def budget_lines(budgets: Mapping[str, tuple[float, Mapping[str, float]]]) -> list[str]:
-    """One sentence per cost: what each setting reached within the cheapest run's budget."""
-    lines = []
-    for cost, (budget, nats) in budgets.items():
-        reached = ", ".join(
-            f"{name} {'(not validated yet)' if math.isnan(value) else f'{value:.3f}'}"
-            for name, value in nats.items()
-        )
-        unit = "decoder evaluations" if cost == "decoder_evaluations" else "seconds of training"
-        lines.append(f"Best validation L_k within {budget:,.0f} {unit}: {reached}.")
-    return lines
+def _errors(value: str, prefix: str, item: Difference) -> dict[str, float | None]:
+    return {
+        value: means.number(item.value),
+        f"{prefix}data_se": means.number(item.data_se),
+        f"{prefix}mc_se": means.number(item.mc_se),
+        f"{prefix}seed_se": means.number(item.seed_se),
+    }
 
 
-def markdown(
-    tables: Sequence[tuple[Sequence[Setting], Setting | None]],
-    lines: Sequence[str],
-    figures: Sequence[str],
-) -> str:
+def markdown_text(text: str) -> str:
+    """`text` in Markdown as it is, on one line: what could be markup becomes an entity."""
+    words = " ".join(text.split())
+    found = []
+    for index, character in enumerate(words):
+        inside = words[:index][-1:].isalnum() and words[index + 1 : index + 2].isalnum()
+        marks = character in _MARKDOWN or (character == "_" and not inside)
+        found.append(_entity(character) if marks else character)
+    return "".join(found)
+
+
+def _paragraph(text: str) -> str:
+    """The same, where a first "+" or "-" would begin a list."""
+    found = markdown_text(text)
+    return _entity(found[0]) + found[1:] if found[:1] in ("+", "-", "=") else found
+
+
+def _entity(character: str) -> str:
+    return f"&#{ord(character)};"
+
+
+def markdown(tables: Sequence[Comparable], lines: Sequence[str], figures: Sequence[str]) -> str:
     """The tables, what to know of them, and links to the figures."""
     text = ["# Comparison", ""]
-    for parts, baseline in tables:
-        headings, found = cells(parts, baseline)
-        text += [f"## {title(parts)}", "", "| " + " | ".join(headings) + " |"]
+    for table in tables:
+        headings, rows = with_verdicts(table)
+        text += [f"## {markdown_text(title(table))}", "", "| " + " | ".join(headings) + " |"]
         text.append("|---" + "|--:" * (len(headings) - 1) + "|")
-        text += [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in found
-        ]
+        text += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
         text.append("")
-    text += [_NOTES, "", *[part for line in lines for part in (line, "")]]
+    text += [NOTES, "", *[part for line in lines for part in (_paragraph(line), "")]]
     text += [f"![{name}](figures/{name}.png)" for name in figures]
     return "\n".join(text) + "\n"
 
 
-_STYLE = """
-th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid #0072B2; }
-th[aria-sort=ascending] button::after { content: " \\25B2"; }
-th[aria-sort=descending] button::after { content: " \\25BC"; }
-tr.unclear td { color: #777; }
-"""
-_SCRIPT = """
-for (const table of document.querySelectorAll("table")) {
-  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  const key = (row, i) => {
-    const text = row.cells[i].textContent, number = parseFloat(text);
-    return Number.isNaN(number) ? text : number;
-  };
-  heads.forEach((head, i) => head.firstChild.addEventListener("click", () => {
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    heads.forEach(other => other.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const order = (a, b) => {
-      const x = key(a, i), y = key(b, i);
-      const sign = typeof x === typeof y ? (x > y) - (x < y) : typeof x === "number" ? -1 : 1;
-      return up ? sign : -sign;
-    };
-    body.append(...[...body.rows].sort(order));
-  }));
-}
-"""
-
-
-def _html_table(parts: Sequence[Setting], baseline: Setting | None) -> str:
-    headings, found = cells(parts, baseline)
-    head = "".join(f"<th><button>{html.escape(text)}</button></th>" for text in headings)
-    rows = [("unclear" if row[-1] == "within 2 errors" else "", row) for row in found]
-    return f"<h2>{html.escape(title(parts))}</h2>{html_page.table(head, rows)}"
-
-
 def page(
-    tables: Sequence[tuple[Sequence[Setting], Setting | None]],
-    lines: Sequence[str],
-    figures: Mapping[str, tuple[str, bytes]],
+    tables: Sequence[Comparable], lines: Sequence[str], pictures: Sequence[html_page.Picture]
 ) -> str:
-    """One page that needs no other file: tables that sort, figures (caption, PNG) embedded."""
-    body = ["<h1>Comparison</h1>", *[_html_table(*table) for table in tables]]
-    body.append(html_page.paragraph(f"{_NOTES} Click a heading to sort."))
-    body += [html_page.paragraph(line) for line in lines]
-    body += [html_page.figure(name, *figure) for name, figure in figures.items()]
-    return html_page.document("Comparison of runs", body, style=_STYLE, script=_SCRIPT)
+    """One page that needs no other file: tables that sort, figures embedded."""
+    found = []
+    for table in tables:
+        headings, texts = with_verdicts(table)
+        rows = [
+            html_page.Row("unclear" if row[-1] == comparison.UNCLEAR else "", row) for row in texts
+        ]
+        found.append(html_page.Table(headings, rows, title(table)))
+    return html_page.render(
+        _TEMPLATES,
+        "comparison.html",
+        title="Comparison of runs",
+        tables=found,
+        notes=NOTES,
+        lines=lines,
+        pictures=pictures,
+    )

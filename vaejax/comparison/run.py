@@ -2,23 +2,28 @@
 
 import io
 import pathlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from vaejax.comparison import figures as comparison_plots
-from vaejax.comparison import report as comparison_report
+from vaejax.comparison import budgets, figures, protocol, read, report
 from vaejax.comparison import statistics as comparison
+from vaejax.comparison.report import Comparable
 from vaejax.comparison.statistics import Run, Setting
-from vaejax.errors import UserError, unknown
-from vaejax.runs import report as reporting
-from vaejax.storage import logging
+from vaejax.data import splits
+from vaejax.errors import UserError
+from vaejax.evaluation import seeds
+from vaejax.runs import tables
+from vaejax.storage import html_page
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import runs
 from vaejax.training import step as training
 
+CSV, MARKDOWN, PAGE, FIGURES = "comparison.csv", "comparison.md", "index.html", "figures"
 _CAPTIONS = {
     "bounds": "L_k against k for every setting, mean over seeds; bars: standard error over seeds",
     "gaps": "L_K - ELBO, with two errors",
@@ -36,7 +41,15 @@ class Report(NamedTuple):
       lines: sentences beside the tables.
     """
 
-    tables: list[tuple[list[Setting], Setting | None]]
+    tables: list[Comparable]
+    lines: list[str]
+
+
+class _Samples(NamedTuple):
+    """E[x|z] by setting, [n, D] each, the shape of an image, and why settings are missing."""
+
+    pictures: dict[str, np.ndarray]
+    shape: tuple[int, ...] | None
     lines: list[str]
 
 
@@ -50,171 +63,154 @@ def compare(
 ) -> Report:
     """Compares the evaluated runs at `paths` (a sweep stands for its members).
 
-    Writes comparison.csv, comparison.md, index.html and figures/*.png into `out`.
+    Writes comparison.csv, comparison.md, index.html and figures/*.png into `out`, whose
+    place is tried before anything is computed.
 
     Raises:
-      UserError: a run without evaluation, protocols that differ (unless `force`), an
-        unknown baseline, or a folder that cannot be written.
+      UserError: a run without evaluation or counted twice, protocols that differ (unless
+        `force`), an unknown baseline, or a folder that cannot be written.
     """
-    folders = _expand(paths, console)
-    names = _names(folders)
-    found = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
-    first = _baseline_run(baseline, folders, found)
+    folders, failed = read.expand(paths, console)
+    names = read.names(folders)
+    found = [read.run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    first = read.baseline_run(baseline, folders, found)
+    protocol.check_distinct(found)
     if not force:
-        comparison.check_protocols(found)
-    report = _report(found, first)
-    figures = _figures(report, dict(zip(names, folders, strict=True)))
-    _write(out, report, figures)
-    for table in report.tables:
-        console.print(comparison_report.terminal_table(*table))
-    return report
+        protocol.check(found)
+    check_writable(out)
+    parts = protocol.settings(found, failed)
+    samples = _samples(parts, dict(zip(names, folders, strict=True)))
+    tables = [Comparable(group, _setting_of(first, group)) for group in protocol.groups(parts)]
+    result = Report(tables, [*_lines(tables, found), *samples.lines])
+    _write(out, result, _figures(parts, samples))
+    for table in result.tables:
+        console.print(report.terminal_table(table, encoding=console.encoding))
+    return result
 
 
-def _expand(paths: Sequence[str], console: Console) -> list[pathlib.Path]:
-    """Run folders; the folder of a sweep gives those of its members that did not fail."""
-    if not paths:
-        raise UserError("RUN: at least one folder of a run, or of a sweep, is needed")
-    folders: list[pathlib.Path] = []
-    for text in paths:
-        path = pathlib.Path(text)
-        groups = path / "groups.json"
-        if not groups.is_file():
-            folders.append(path)
-            continue
-        for name in (name for group in workdir_lib.read_json(groups) for name in group):
-            if (path / name / "failed.json").is_file():
-                console.print(f"{path / name} failed and is left out", soft_wrap=True)
-            elif not (path / name).is_dir():
-                console.print(f"{path / name} is gone and is left out", soft_wrap=True)
-            else:
-                folders.append(path / name)
-    twice = [folder for folder in folders if folders.count(folder) > 1]
-    if twice:
-        raise UserError(f"RUN: {twice[0]} is given twice")
-    if not folders:
-        raise UserError(f"RUN: {paths[0]} holds no finished run")
-    return folders
-
-
-def _names(folders: Sequence[pathlib.Path]) -> list[str]:
-    names = [folder.name for folder in folders]
-    return names if len({*names}) == len(names) else [str(folder) for folder in folders]
-
-
-def read_run(folder: pathlib.Path, name: str) -> Run:
-    """The evaluation of the run in `folder`. Raises UserError where it is missing or broken."""
-    if not (folder / workdir_lib.CONFIG).is_file():
-        raise UserError(f"{folder}: holds no run (no {workdir_lib.CONFIG}); train one there first")
-    path, arrays_path = folder / workdir_lib.EVALUATION, folder / workdir_lib.PER_EXAMPLE
-    if not path.is_file() or not arrays_path.is_file():
-        raise UserError(
-            f"{folder}: has no evaluation; run python scripts/evaluate.py --workdir={folder} first"
-        )
-    result = workdir_lib.read_json(path)
+def check_writable(out: pathlib.Path) -> None:
+    """Makes `out` and tries it. Raises UserError where the report could not be written there."""
     try:
-        with np.load(arrays_path) as arrays:
-            values = {k[6:]: arrays[k] for k in arrays.files if k.startswith("value/")}
-            variances = {k[12:]: arrays[k] for k in arrays.files if k.startswith("mc_variance/")}
-        count = result["protocol"]["num_examples"]
-        if not values or any(len(value) != count for value in values.values()):
-            raise ValueError(f"needs {count} values per estimate")
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise UserError(
-            f"{arrays_path}: cannot be read ({error}); run python scripts/evaluate.py "
-            f"--workdir={folder} again"
-        ) from error
-    config = workdir_lib.read_json(folder / workdir_lib.CONFIG)
-    metrics = logging.read_metrics(folder / workdir_lib.METRICS)
-    return Run(name, config, result, values, variances, metrics)
+        for folder in (out, out / FIGURES):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise workdir_lib.cannot_write(out, error) from error
+    for name in (CSV, MARKDOWN, PAGE):
+        if (out / name).is_dir():
+            raise UserError(f"cannot write {out / name}: it is a folder; choose another --out")
 
 
-def _baseline_run(baseline: str | None, folders, found: Sequence[Run]) -> Run:
-    if baseline is None:
-        return found[0]
-    legal = [str(folder) for folder in folders]
-    chosen = [str(pathlib.Path(baseline)) == text for text in legal]
-    by_name = [baseline == run.name for run in found]
-    for matches in (chosen, by_name):
-        if any(matches):
-            return found[matches.index(True)]
-    raise unknown("--baseline", baseline, legal)
+def _setting_of(run: Run, parts: Sequence[Setting]) -> Setting | None:
+    return next((part for part in parts if any(one is run for one in part.runs)), None)
 
 
-def _report(found: Sequence[Run], first: Run) -> Report:
-    tables, lines = [], []
-    groups = comparison.protocol_groups(found)
-    for group in groups:
-        parts = comparison.settings(group)
-        tables.append((parts, next((s for s in parts if any(r is first for r in s.runs)), None)))
-    if len(groups) > 1:
+def _lines(tables: Sequence[Comparable], found: Sequence[Run]) -> list[str]:
+    """What to know beside the tables."""
+    lines = []
+    if len(tables) > 1:
         lines.append(
             "Evaluated unlike, so no differences between the tables: "
-            f"{'; '.join(comparison.protocol_mismatches(found))}."
+            f"{'; '.join(protocol.mismatches(found))}."
         )
-    everything = [setting for parts, _ in tables for setting in parts]
-    for setting in everything:
-        biased = reporting.biased_line(setting.runs[0].result)
-        if biased:
-            lines.append(f"{setting.name}: {biased}.")
-    reason = comparison.budget_mismatch(found)
+    parts = [setting for table in tables for setting in table.settings]
+    for setting in parts:
+        lines += _about(setting)
+    lines += _single_seeds(tables)
+    precisions = {str(run.result["protocol"].get("training_precision")): run for run in found}
+    if len(precisions) > 1:
+        said = ", ".join(f"{value} in {run.name}" for value, run in precisions.items())
+        lines.append(f"Trained at unlike precision of matrix products: {said}.")
+    reason = budgets.mismatch(found)
     if reason:
-        lines.append(f"No equal-budget view: {reason}.")
-    else:
-        costs = ("decoder_evaluations", "seconds")
-        budgets = {cost: comparison.equal_budget(everything, cost=cost) for cost in costs}
-        lines += comparison_report.budget_lines({c: b for c, b in budgets.items() if b[1]})
-    return Report(tables, lines)
+        return [*lines, f"No equal-budget view: {reason}."]
+    reached = [budgets.equal_budget(parts, cost=cost) for cost in budgets.COSTS]
+    return lines + [budgets.sentence(one) for one in reached if one is not None]
 
 
-def _figures(report: Report, folders: dict[str, pathlib.Path]) -> dict[str, Any]:
-    parts = [setting for settings, _ in report.tables for setting in settings]
+def _about(setting: Setting) -> list[str]:
+    """Sentences on one setting: seeds lost, bias, unfinished runs, values that are not finite."""
+    lines = []
+    if setting.failed:
+        count = seeds.count_text(len(setting.runs), setting.failed)
+        lines.append(f"{setting.name}: {count} seeds; the others failed, so it has no whole mean.")
+    biased = tables.biased_line(setting.runs[0].result["protocol"].get("biased_gradient"))
+    if biased:
+        lines.append(f"{setting.name}: {biased}.")
+    for run in setting.runs:
+        if protocol.agreed(run, "finished") is not True:
+            lines.append(f"{run.name}: evaluated before its training was finished.")
+        for name in comparison.bound_names([run]):
+            bad, count = comparison.not_finite(run, name), len(run.values[name])
+            if bad:
+                lines.append(
+                    f"{run.name}: {bad:,} of {count:,} values of {name} are not finite; "
+                    f"no verdict on them."
+                )
+    return lines
+
+
+def _single_seeds(tables: Sequence[Comparable]) -> list[str]:
+    single = [
+        setting.name
+        for table in tables
+        if table.baseline is not None and len(table.settings) > 1
+        for setting in table.settings
+        if len(setting.runs) == 1
+    ]
+    if not single:
+        return []
+    return [
+        f"One seed only: {', '.join(single)}. A verdict on it speaks of this run, not of its "
+        f"setting: the spread over seeds is not known."
+    ]
+
+
+def _figures(parts: Sequence[Setting], samples: _Samples) -> dict[str, Figure]:
     everyone = [run for setting in parts for run in setting.runs]
-    figures = {"bounds": comparison_plots.bounds(parts), "gaps": comparison_plots.gaps(parts)}
+    found = {"bounds": figures.bounds(parts), "gaps": figures.gaps(parts)}
     if any("validation/iwae" in row for run in everyone for row in run.metrics):
-        figures["training"] = comparison_plots.training_curves(parts)
-        if comparison.budget_mismatch(everyone) is None:
-            figures["budget"] = comparison_plots.budget(parts)
-    return figures | _samples(parts, folders)
+        found["training"] = figures.training_curves(parts)
+        if budgets.mismatch(everyone) is None:
+            found["budget"] = figures.budget(parts)
+    if samples.pictures:
+        found["samples"] = figures.samples(samples.pictures, samples.shape)
+    return found
 
 
-def _samples(parts: Sequence[Setting], folders: dict[str, pathlib.Path]) -> dict[str, Any]:
+def _samples(parts: Sequence[Setting], folders: Mapping[str, pathlib.Path]) -> _Samples:
     """Samples of the first seed of each setting whose images have the shape of the first's."""
-    pictures, first_shape = {}, None
+    found = _Samples({}, None, [])
     for setting in parts:
         folder = folders[setting.runs[0].name]
-        shape = _image_shape(folder)
-        first_shape = first_shape or shape
-        if shape == first_shape and shape is not None:
-            pictures[setting.name] = _draw(folder, shape)
-    return {"samples": comparison_plots.samples(pictures, first_shape)} if pictures else {}
-
-
-def _image_shape(folder: pathlib.Path) -> tuple[int, ...] | None:
-    from vaejax.data import splits
-
-    try:
-        return splits.held_out(workdir_lib.read_config(folder), "test").shape
-    except UserError:
-        return None
+        try:
+            shape = splits.held_out(workdir_lib.read_config(folder), "test").shape
+            if found.shape in (None, shape):
+                found.pictures[setting.name] = _draw(folder, shape)
+                found = found._replace(shape=shape)
+        except UserError as error:
+            found.lines.append(f"No samples of {setting.name}: {error}.")
+    return found
 
 
 def _draw(folder: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
-    _, model, state = runs.load_run(folder, shape, console=Console(quiet=True))
+    quiet = Console(quiet=True, markup=False)
+    _, model, state = runs.load_run(folder, shape, console=quiet)
     return runs.prior_means(model, training.evaluation_params(state))
 
 
-def _write(out: pathlib.Path, report: Report, figures: dict[str, Any]) -> None:
-    pictures = {}
-    for name, figure in figures.items():
+def _write(out: pathlib.Path, result: Report, drawn: Mapping[str, Figure]) -> None:
+    pictures = []
+    for name, figure in drawn.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
-        pictures[name] = (_CAPTIONS[name], buffer.getvalue())
+        pictures.append(html_page.Picture(name, _CAPTIONS[name], buffer.getvalue()))
     texts = {
-        "comparison.csv": comparison_report.csv_text(report.tables),
-        "comparison.md": comparison_report.markdown(report.tables, report.lines, [*figures]),
-        "index.html": comparison_report.page(report.tables, report.lines, pictures),
+        CSV: report.csv_text(result.tables),
+        MARKDOWN: report.markdown(result.tables, result.lines, [*drawn]),
+        PAGE: report.page(result.tables, result.lines, pictures),
     }
-    contents = {f"figures/{name}.png": png for name, (_, png) in pictures.items()}
+    contents = {f"{FIGURES}/{picture.name}.png": picture.image for picture in pictures}
     contents |= {name: text.encode() for name, text in texts.items()}
     for name, content in contents.items():
         workdir_lib.write_atomically(out / name, lambda file, content=content: file.write(content))

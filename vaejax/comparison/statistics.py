@@ -11,21 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
-from vaejax.errors import UserError
+from vaejax.evaluation import means
 
-PROTOCOL = (
-    "dataset",
-    "split",
-    "num_examples",
-    "binarization",
-    "data_sha256",
-    "num_samples",
-    "seed",
-    "dtype",
-)
+LEVEL = 0.05
+NOT_FINITE = "not finite"
+UNCLEAR = "unclear"
 _BOUNDS = re.compile(r"elbo|iwae_\d+|log_marginal")
-_SEED_IN_NAME = re.compile(r"(^|,)seed=\d+")
 
 
 class Run(NamedTuple):
@@ -49,10 +42,17 @@ class Run(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs that differ in their training seed alone."""
+    """Runs that differ in their training seed alone.
+
+    Attributes:
+      name: unlike that of any other setting.
+      runs: those that were evaluated, at least one.
+      failed: seeds that have no result.
+    """
 
     name: str
     runs: list[Run]
+    failed: int = 0
 
 
 class Difference(NamedTuple):
@@ -61,15 +61,18 @@ class Difference(NamedTuple):
     Attributes:
       value: mean over seeds and examples.
       data_se: paired error, from the finite set of examples.
-      mc_se: error left by finite K, taking the two runs' samples as independent.
+      mc_se: error left by finite K, taking the two runs' samples as independent; or None.
       seed_se: error from the finite number of seeds, or None with one seed on a side.
-      significant: whether |value| > 2 error, the error being `total_se`.
+      degrees: degrees of freedom of `total_se`, by Welch and Satterthwaite.
+      not_finite: per-example values behind it that are NaN or infinite.
     """
 
     value: float
     data_se: float
     mc_se: float | None
     seed_se: float | None
+    degrees: float
+    not_finite: int = 0
 
     @property
     def total_se(self) -> float:
@@ -77,66 +80,40 @@ class Difference(NamedTuple):
         return math.hypot(self.data_se, self.seed_se or 0.0)
 
     @property
-    def significant(self) -> bool:
-        """Whether the difference is larger than two of its errors."""
-        return abs(self.value) > 2.0 * self.total_se
+    def p_value(self) -> float:
+        """P(|t| >= |value| / total_se), Student's t with `degrees`; NaN where not known."""
+        error = self.total_se
+        if self.not_finite or not math.isfinite(error) or not math.isfinite(self.value):
+            return math.nan
+        if error == 0.0:
+            return 1.0 if self.value == 0.0 else 0.0
+        return float(2.0 * stats.t.sf(abs(self.value) / error, self.degrees))
 
 
-def protocol_mismatches(runs: Sequence[Run]) -> list[str]:
-    """One sentence for each protocol field in which the runs do not agree with the first."""
-    first, found = runs[0].result["protocol"], []
-    for field in PROTOCOL:
-        for run in runs[1:]:
-            ours, theirs = first.get(field), run.result["protocol"].get(field)
-            if ours != theirs:
-                found.append(f"{field} is {ours!r} in {runs[0].name} and {theirs!r} in {run.name}")
-                break
-    return found
+class Judged(NamedTuple):
+    """A difference to the baseline, its p-value alone and after Holm's correction."""
+
+    delta: Difference
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of the difference if it is the only one looked at."""
+        return verdict(self.delta, self.delta.p_value)
+
+    @property
+    def verdict_holm(self) -> str:
+        """What may be said of it as one of all differences of its table."""
+        return verdict(self.delta, self.p_holm)
 
 
-def check_protocols(runs: Sequence[Run]) -> None:
-    """Refuses runs whose differences would mean nothing.
-
-    Raises:
-      UserError: naming every protocol field that differs, and between which runs.
-    """
-    found = protocol_mismatches(runs)
-    if found:
-        raise UserError(
-            f"these runs cannot be compared: {'; '.join(found)}; evaluate them alike, or give "
-            f"--force to print them side by side without differences"
-        )
-
-
-def protocol_groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs apart by protocol, each group comparable in itself."""
-    by_key: dict[str, list[Run]] = {}
-    for run in runs:
-        key = repr([run.result["protocol"].get(field) for field in PROTOCOL])
-        by_key.setdefault(key, []).append(run)
-    return list(by_key.values())
-
-
-def settings(runs: Sequence[Run]) -> list[Setting]:
-    """Runs together that differ in `config.seed` alone, in order of first appearance."""
-    by_key: dict[str, list[Run]] = {}
-    for run in runs:
-        key = repr(sorted((k, v) for k, v in run.config.items() if k != "seed"))
-        by_key.setdefault(key, []).append(run)
-    names = [_setting_name(same) for same in by_key.values()]
-    return [
-        Setting(name if names.count(name) == 1 else same[0].name, same)
-        for name, same in zip(names, by_key.values(), strict=True)
-    ]
-
-
-def _setting_name(runs: Sequence[Run]) -> str:
-    if len(runs) == 1:
-        return runs[0].name
-    names = {_SEED_IN_NAME.sub("", run.name).strip(",") for run in runs}
-    return (
-        names.pop() if len(names) == 1 and names != {""} else f"{runs[0].name} (+{len(runs) - 1})"
-    )
+def verdict(delta: Difference, p_value: float) -> str:
+    """ "higher" or "lower" where p <= LEVEL, else "unclear"; "not finite" where values are."""
+    if delta.not_finite:
+        return NOT_FINITE
+    if not p_value <= LEVEL:
+        return UNCLEAR
+    return "higher" if delta.value > 0 else "lower"
 
 
 def bound_names(runs: Sequence[Run]) -> list[str]:
@@ -152,24 +129,50 @@ def top_bound(names: Sequence[str]) -> str:
 
 def seed_mean(setting: Setting, name: str) -> Float[np.ndarray, "N"]:
     """Per-example estimate, averaged over seeds, float64."""
-    return np.mean([np.asarray(run.values[name], np.float64) for run in setting.runs], axis=0)
-
-
-def mean_error(values: Float[np.ndarray, "N"]) -> float:
-    """sd / sqrt(N); NaN below two values."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    with np.errstate(invalid="ignore"):
+        return np.mean([np.asarray(run.values[name], np.float64) for run in setting.runs], axis=0)
 
 
 def run_means(setting: Setting, name: str) -> Float[np.ndarray, "S"]:
     """The estimate of each seed, averaged over examples."""
-    return np.array([np.mean(run.values[name], dtype=np.float64) for run in setting.runs])
+    return np.array([means.over_examples(run.values[name]).value for run in setting.runs])
+
+
+def not_finite(run: Run, name: str) -> int:
+    """Examples whose estimate `name` is NaN or infinite."""
+    return int(np.sum(~np.isfinite(run.values[name])))
+
+
+def _difference(
+    values: Float[np.ndarray, "N"],
+    sides: Sequence[Float[np.ndarray, "S"]],
+    mc_se: float,
+    bad: int,
+) -> Difference:
+    """Mean and errors of paired `values`; `sides` are the means of each seed of each side.
+
+    The variance of the mean is v = sum_j v_j over the data (N - 1 degrees of freedom) and the
+    seeds of each side (S - 1 each); its degrees of freedom are v^2 / sum_j (v_j^2 / nu_j)
+    (Satterthwaite, 1946; Welch, 1947).
+    """
+    data = means.over_examples(values)
+    errors = [(data.data_se, len(values) - 1)]
+    seed_se = None
+    if min(len(side) for side in sides) > 1:
+        errors += [(means.standard_error(side), len(side) - 1) for side in sides]
+        seed_se = math.hypot(*(error for error, _ in errors[1:]))
+    total = sum(error**2 for error, _ in errors)
+    shares = [(error**2 / total, nu) for error, nu in errors if nu > 0 and total > 0.0]
+    spread = sum(share**2 / nu for share, nu in shares)
+    degrees = 1.0 / spread if spread > 0.0 else math.inf
+    return Difference(data.value, data.data_se, means.number(mc_se), seed_se, degrees, bad)
 
 
 def estimate(setting: Setting, name: str) -> Difference:
     """The estimate itself with its errors (a difference to zero)."""
-    values, means = seed_mean(setting, name), run_means(setting, name)
-    seed_se = mean_error(means) if len(means) > 1 else None
-    return Difference(float(values.mean()), mean_error(values), _mc_error([setting], name), seed_se)
+    bad = _bad([setting], [name])
+    sides = [run_means(setting, name)]
+    return _difference(seed_mean(setting, name), sides, _mc_error([setting], name), bad)
 
 
 def difference(setting: Setting, baseline: Setting, name: str) -> Difference:
@@ -179,116 +182,59 @@ def difference(setting: Setting, baseline: Setting, name: str) -> Difference:
     sd(d_i) / sqrt(N), seed_se = sqrt(se_1^2 + se_2^2) with the error over seeds of each side
     (two runs of one seed share no more than their initial noise: seeds are not paired).
     """
-    delta = seed_mean(setting, name) - seed_mean(baseline, name)
-    return Difference(
-        float(delta.mean()),
-        mean_error(delta),
-        _mc_error([setting, baseline], name),
-        _seed_error(setting, baseline, name),
-    )
-
-
-def _seed_error(setting: Setting, baseline: Setting, name: str) -> float | None:
-    ours, theirs = run_means(setting, name), run_means(baseline, name)
-    if min(len(ours), len(theirs)) < 2:
-        return None
-    return math.hypot(mean_error(ours), mean_error(theirs))
-
-
-def _mc_error(parts: Sequence[Setting], name: str) -> float | None:
-    """sqrt(sum of variances) / (N S), or None where a run cannot tell its own."""
-    total = 0.0
-    for setting in parts:
-        for run in setting.runs:
-            variance = np.asarray(run.variances[name], np.float64)
-            total += float(variance.sum()) / (len(variance) * len(setting.runs)) ** 2
-    return None if math.isnan(total) else math.sqrt(total)
+    with np.errstate(invalid="ignore"):
+        delta = seed_mean(setting, name) - seed_mean(baseline, name)
+    both = [setting, baseline]
+    sides = [run_means(part, name) for part in both]
+    return _difference(delta, sides, _mc_error(both, name), _bad(both, [name]))
 
 
 def gap(setting: Setting, name: str) -> Difference:
     """How far the ELBO lies below the bound `name`, paired over examples of the same runs."""
-    per_seed = run_means(setting, name) - run_means(setting, "elbo")
-    values = seed_mean(setting, name) - seed_mean(setting, "elbo")
-    seed_se = mean_error(per_seed) if len(per_seed) > 1 else None
-    return Difference(float(values.mean()), mean_error(values), None, seed_se)
+    with np.errstate(invalid="ignore"):
+        per_seed = run_means(setting, name) - run_means(setting, "elbo")
+        values = seed_mean(setting, name) - seed_mean(setting, "elbo")
+    return _difference(values, [per_seed], math.nan, _bad([setting], ["elbo", name]))
 
 
-def budget_mismatch(runs: Sequence[Run]) -> str | None:
-    """Why the validation bounds of the runs cannot share a figure, or None."""
-    for section, key in (
-        ("training", "validation_samples"),
-        ("dataset", "num_validation"),
-        ("dataset", "train_split"),
-        ("dataset", "name"),
-        ("dataset", "binarization"),
-        ("dataset", "binarization_seed"),
-    ):
-        found = {repr(run.config[section][key]) for run in runs}
-        if len(found) > 1:
-            return f"config.{section}.{key} differs ({', '.join(sorted(found))})"
-    return None
+def _bad(parts: Sequence[Setting], names: Sequence[str]) -> int:
+    return sum(not_finite(run, name) for part in parts for run in part.runs for name in names)
 
 
-def decoder_evaluations(run: Run, step: int) -> int:
-    """Decoder evaluations spent on training up to `step`: steps * batch size * K."""
-    per_step = run.config["training"]["batch_size"] * run.config["objective"]["num_samples"]
-    return step * per_step
-
-
-def budget_curve(run: Run) -> dict[str, Float[np.ndarray, "T"]]:
-    """Validation L_K against what it cost: {"nats", "decoder_evaluations", "seconds"}."""
-    rows = [row for row in run.metrics if "validation/iwae" in row]
-    return {
-        "nats": np.array([row["validation/iwae"] for row in rows]),
-        "decoder_evaluations": np.array([decoder_evaluations(run, row["step"]) for row in rows]),
-        "seconds": np.array([row.get("seconds", math.nan) for row in rows]),
-    }
-
-
-def equal_budget(parts: Sequence[Setting], *, cost: str) -> tuple[float, dict[str, float]]:
-    """Best validation L_k of each setting within the budget of the cheapest run.
-
-    Args:
-      parts: settings; their runs without validation are left out.
-      cost: "decoder_evaluations" or "seconds".
-
-    Returns:
-      The budget, and the mean over seeds by setting (NaN where nothing was validated in it).
-    """
-    curves = {s.name: [c for run in s.runs if len((c := budget_curve(run))["nats"])] for s in parts}
-    every = [curve for same in curves.values() for curve in same]
-    if not every:
-        return math.nan, {}
-    budget = float(min(np.nanmax(curve[cost]) for curve in every))
-    reached = {
-        name: [np.max(curve["nats"][curve[cost] <= budget], initial=-math.inf) for curve in same]
-        for name, same in curves.items()
-    }
-    means = {name: float(np.mean(best)) for name, best in reached.items() if best}
-    return budget, {name: value if value > -math.inf else math.nan for name, value in means.items()}
-
-
-def rows(parts: Sequence[Setting], baseline: Setting | None) -> list[dict[str, Any]]:
-    """One row per setting and bound: the estimate, its errors, its difference to the baseline."""
-    names = bound_names([run for setting in parts for run in setting.runs])
-    found = []
+def _mc_error(parts: Sequence[Setting], name: str) -> float:
+    """sqrt(sum_s sum_i var_si) / (N S) over both sides; NaN where a run cannot tell its own."""
+    total = 0.0
     for setting in parts:
-        for name in names:
-            own = estimate(setting, name)
-            row = {"setting": setting.name, "seeds": len(setting.runs), "bound": name}
-            row |= _columns("", own)
-            if baseline is not None and setting is not baseline:
-                delta = difference(setting, baseline, name)
-                row |= _columns("difference", delta) | {"significant": delta.significant}
-            found.append(row)
-    return found
+        for run in setting.runs:
+            error = means.monte_carlo_error(run.variances[name])
+            total += (error / len(setting.runs)) ** 2
+    return math.sqrt(total)
 
 
-def _columns(prefix: str, item: Difference) -> dict[str, float | None]:
-    join = f"{prefix}_" if prefix else ""
-    return {
-        prefix or "value": item.value,
-        f"{join}data_se": item.data_se,
-        f"{join}mc_se": item.mc_se,
-        f"{join}seed_se": item.seed_se,
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values that hold for all of them together (Holm, 1979); NaN stays, and does not count.
+
+    p'_(j) = max_{i <= j} min(1, (m - i + 1) p_(i)) for the m sorted p_(1) <= ... <= p_(m).
+    """
+    corrected, largest = list(p_values), 0.0
+    order = [i for i in np.argsort(p_values) if not math.isnan(p_values[i])]
+    for position, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - position) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def judge(
+    parts: Sequence[Setting], baseline: Setting | None, names: Sequence[str]
+) -> dict[tuple[str, str], Judged]:
+    """Every difference to `baseline` by (setting, bound), corrected as one family."""
+    if baseline is None:
+        return {}
+    found = {
+        (setting.name, name): difference(setting, baseline, name)
+        for setting in parts
+        if setting is not baseline
+        for name in names
     }
+    corrected = holm([delta.p_value for delta in found.values()])
+    return {key: Judged(delta, p) for (key, delta), p in zip(found.items(), corrected, strict=True)}

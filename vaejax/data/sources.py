@@ -1,160 +1,165 @@
-"""Images of any TFDS dataset that lies prepared on disk, read without TensorFlow.
+"""Images with their kind: from TFDS, from a .npz or .npy file, or from arrays in Python."""
 
-A module of `vaejax.data.bundled` is a data set this package prepares itself; every other name
-is looked for under the data directory.
-"""
-
-import contextlib
-import fcntl
-import importlib
-import io
-import os
-import pathlib
-import pkgutil
-import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
-from vaejax.data import bundled
-from vaejax.errors import UserError, nearest, unknown
+from vaejax.data import array_files, prepared, slices
+from vaejax.errors import UserError
 
-BUNDLED: tuple[str, ...] = tuple(module.name for module in pkgutil.iter_modules(bundled.__path__))
-
-
-def data_directory(data_dir: str | None) -> pathlib.Path:
-    """`data_dir`, else the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(chosen).expanduser()
+Kind = Literal["binary", "levels", "real"]
+"""What pixels are: 0 and 1; whole numbers 0..255; or numbers in [0, 1]."""
 
 
-def load(name: str, split: str, *, data_dir: str | None = None) -> UInt8[np.ndarray, "N H W C"]:
-    """All images of one split, in the order they are stored.
+class Source(NamedTuple):
+    """All images of one split, read-only.
+
+    Attributes:
+      images: [N, H, W, C]; uint8 where binary or levels, float32 where real.
+      kind: what its pixels are.
+    """
+
+    images: UInt8[np.ndarray, "N H W C"] | Float[np.ndarray, "N H W C"]
+    kind: Kind
+
+
+def load(name: str, split: str, *, data_dir: str | None = None) -> Source:
+    """All images of one split, in the order they are stored; decoded once per process.
 
     Args:
-      name: a bundled dataset or the name of a TFDS one ("mnist", or "name/config").
-      split: TFDS split, slices included ("train", "test", "train[:1000]").
-      data_dir: where prepared datasets lie; see `data_directory`.
+      name: a bundled dataset, a TFDS one that is prepared ("mnist", "name/config"), or the
+        path of a .npz with arrays `train`, `test` and perhaps `validation`, or of a .npy,
+        whose one array is `train`.
+      split: of the dataset, slices included ("train", "test[:1000]", "train[80%:]").
+      data_dir: where prepared datasets, and files of a relative path, lie.
 
     Raises:
-      UserError: unknown or unprepared dataset, unknown or empty split, no uint8 image
-        feature, or images whose shape changes.
+      UserError: unknown dataset or split, unreadable or empty data, or images that are no
+        numbers, of changing shape or out of range.
     """
-    root = data_directory(data_dir)
-    if name in BUNDLED:
-        _prepare_bundled(name, root)
-    builder = _builder(name, root)
-    _check_split(builder, name, split)
-    where = f"dataset.name={name!r}, split {split!r}"
-    try:
-        # tfds warns about the optional OpenCV; Pillow decodes the same bytes.
-        with warnings.catch_warnings(action="ignore"):
-            source = builder.as_data_source(split=split)
-            images = [_image(example, where) for example in source]
-    except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"{where}: cannot be read from {builder.data_path}: {_line(error)}"
-        ) from error
-    return _stack(images, where)
+    if array_files.is_file_name(name):
+        return select(_from_file(name, data_dir), split, where=f"split of {name!r}")
+    folder = prepared.locate(name, data_dir)
+    where = f"split of dataset {name!r}: {split!r}"
+    return _sources({split: prepared.read(folder, split, where)}, where)[split]
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _from_file(name: str, data_dir: str | None) -> dict[str, Source]:
+    path = array_files.locate(name, data_dir)
+    where = f"dataset.name={str(path)!r}"
+    return _sources(array_files.read(path, where), where)
 
 
-def _image(example: dict, where: str) -> UInt8[np.ndarray, "H W C"]:
-    if "image" not in example:
-        raise UserError(f"{where}: needs a feature 'image', has {', '.join(sorted(example))}")
-    return example["image"]
+def sizes(name: str, *, data_dir: str | None = None) -> Mapping[str, int]:
+    """Number of images of each split. Raises UserError as `load` does."""
+    if array_files.is_file_name(name):
+        return {key: len(item.images) for key, item in _from_file(name, data_dir).items()}
+    return prepared.sizes(prepared.locate(name, data_dir), f"dataset.name={name!r}")
 
 
-def _stack(images: list, where: str) -> UInt8[np.ndarray, "N H W C"]:
-    if not images:
-        raise UserError(f"{where}: is empty; at least one image is needed")
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        some = ", ".join(map(str, sorted(shapes)[:3]))
-        raise UserError(f"{where}: images change shape ({some}); all must have one shape")
-    stacked = np.stack(images)
-    if stacked.dtype != np.uint8:
-        raise UserError(f"{where}: needs uint8 images, has {stacked.dtype}")
-    return stacked
+def from_arrays(
+    train: np.ndarray, test: np.ndarray, validation: np.ndarray | None = None
+) -> dict[str, Source]:
+    """Arrays [N, H, W] or [N, H, W, C] as the splits of a data set, by name.
+
+    Raises:
+      UserError: no numbers, NaN, negative, floats above 1, whole numbers above 255, no
+        images, or splits of different shapes.
+    """
+    arrays = {"train": train, "test": test, "validation": validation}
+    given = {name: np.array(value) for name, value in arrays.items() if value is not None}
+    return _sources(given, "from_arrays")
 
 
-def _version(path: pathlib.Path) -> tuple[int, ...]:
-    return tuple(int(part) for part in path.name.split("."))
-
-
-def _builder(name: str, root: pathlib.Path):
-    """The newest prepared version, opened from its own metadata: never a download."""
-    import tensorflow_datasets as tfds
-
-    folder = root / name
-    versions = [
-        path
-        for path in (folder.iterdir() if folder.is_dir() else [])
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.name) and (path / "dataset_info.json").is_file()
+def select(sources: Mapping[str, Source], split: str, *, where: str) -> Source:
+    """The slice of a data set's splits that `split` names. Raises UserError."""
+    counts = {name: len(source.images) for name, source in sources.items()}
+    parts = [
+        sources[part.name].images[part.start : part.stop]
+        for part in slices.parse(split, counts, where=where)
     ]
-    if not versions:
-        raise _unprepared(name, root)
-    newest = max(versions, key=_version)
-    try:
-        return tfds.builder_from_directory(newest)
-    except Exception as error:  # tfds and protobuf raise many kinds for a broken folder
-        raise UserError(f"dataset.name={name!r}: {newest} is broken: {_line(error)}") from error
+    images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if not len(images):
+        raise UserError(f"{where}: {split!r} is empty; at least one image is needed")
+    images.setflags(write=False)
+    return Source(images, next(iter(sources.values())).kind)
 
 
-def _unprepared(name: str, root: pathlib.Path) -> UserError:
-    prepared = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    known = sorted({*BUNDLED, *prepared})
-    return UserError(
-        f"dataset.name: {name!r} is not prepared under {root}{nearest(name, known)} "
-        f"(bundled: {', '.join(BUNDLED)}); prepare it with: pip install -e '.[prepare]' && "
-        f"tfds build {name} --file_format=array_record --data_dir={root}, or set "
-        f"dataset.data_dir or TFDS_DATA_DIR"
-    )
+def _sources(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, Source]:
+    """Checked arrays of one data set: of one shape and one kind."""
+    found = {name: _checked(value, f"{where}: {name}") for name, value in arrays.items()}
+    shapes = {value.shape[1:] for value in found.values()}
+    if len(shapes) > 1:
+        each = ", ".join(f"{name} {value.shape[1:]}" for name, value in found.items())
+        raise UserError(f"{where}: all splits need images of one shape, got {each}")
+    floats = {value.dtype.kind == "f" for value in found.values()}
+    most = max(value.max() for value in found.values())
+    if len(floats) > 1 and most > 1:
+        each = ", ".join(f"{name} {value.dtype}" for name, value in found.items())
+        raise UserError(f"{where}: all splits need whole numbers, or all in [0, 1], got {each}")
+    # Images that are black all over tell nothing; as levels or reals they do no harm.
+    if most == 1 and all(np.isin(value, (0, 1)).all() for value in found.values()):
+        kind, dtype = "binary", np.uint8
+    else:
+        kind, dtype = ("real", np.float32) if True in floats else ("levels", np.uint8)
+    cast = {name: value.astype(dtype, copy=False) for name, value in found.items()}
+    for value in cast.values():
+        value.setflags(write=False)
+    return {name: Source(value, kind) for name, value in cast.items()}
 
 
-def _check_split(builder, name: str, split: str) -> None:
-    legal = list(builder.info.splits)
-    base = re.match(r"[^\[+]*", split).group()
-    if base not in legal:
-        raise unknown(f"split of dataset {name!r}", split, legal)
-    try:
-        empty = not builder.info.splits[split].num_examples
-    except ValueError as error:  # a slice that cannot be read: "train[:2%"
-        raise UserError(f"split of dataset {name!r}: {split!r}: {_line(error)}") from error
-    if empty:
-        raise UserError(f"dataset.name={name!r}, split {split!r}: is empty")
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _prepare_bundled(name: str, root: pathlib.Path) -> None:
-    """Writes the dataset under `root` unless it is there; safe beside other processes."""
-    import tensorflow_datasets as tfds
-
-    builder_class = getattr(importlib.import_module(f"{bundled.__name__}.{name}"), name.title())
-    if (root / name / str(builder_class.VERSION) / "dataset_info.json").is_file():
-        return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with (
-            _lock(root / f".{name}.lock"),
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            tfds.disable_progress_bar()
-            builder = builder_class(data_dir=str(root), file_format="array_record")
-            builder.download_and_prepare()
-    except OSError as error:
+def _checked(images: np.ndarray, where: str) -> np.ndarray:
+    """[N, H, W, C] in range, as uint8 or floats."""
+    if images.dtype.kind not in "biuf":
         raise UserError(
-            f"dataset.data_dir: cannot prepare {name!r} under {root}: {_line(error)}"
-        ) from error
+            f"{where}: needs numbers (0/1, whole numbers 0..255, or [0, 1]), got {images.dtype}"
+        )
+    if images.ndim not in (3, 4):
+        raise UserError(
+            f"{where}: needs images of shape [N, H, W] or [N, H, W, C], got {images.shape}"
+        )
+    if not images.size:
+        raise UserError(f"{where}: is empty, shape {images.shape}; at least one image is needed")
+    images = images[..., None] if images.ndim == 3 else images
+    low, high = images.min(), images.max()  # NaN where there is one
+    if images.dtype.kind != "f":
+        if low < 0 or high > 255:
+            raise UserError(f"{where}: whole numbers must be 0..255, got {low}..{high}")
+        return images.astype(np.uint8, copy=False)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{where}: numbers must be finite, got NaN or infinity")
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{where}: numbers that are not whole must lie in [0, 1], got {low:g}..{high:g}; "
+            f"scale them, or store grey levels 0..255 as uint8"
+        )
+    return images
+
+
+def check_disjoint(
+    counts: Mapping[str, int], splits: Mapping[str, str | None], *, where: str
+) -> None:
+    """Refuses two splits of a config that have images in common.
+
+    Args:
+      counts: images of each split of the data set.
+      splits: config key -> text of its split; None: not used.
+      where: name of the data set, for errors.
+    """
+    pieces: dict[str, list[slices.Slice]] = {}
+    for key, text in splits.items():
+        if text is None:
+            continue
+        if "shard" in text:  # of TFDS alone; taken as the whole split
+            text = text.partition("[")[0]
+        mine = slices.parse(text, counts, where=f"config.dataset.{key} of {where}")
+        for other, theirs in pieces.items():
+            common = slices.overlap(mine, theirs)
+            if common:
+                raise UserError(
+                    f"config.dataset.{other}: {splits[other]!r} and dataset.{key}={text!r} have "
+                    f"{common} images in common; choose splits without any"
+                )
+        pieces[key] = mine

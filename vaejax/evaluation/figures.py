@@ -5,39 +5,35 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9722e", "#777777"
+from vaejax.evaluation.results import Result
+
+_BLUE, _ORANGE, _GREY, _GREEN = "#1f5fa8", "#d9722e", "#777777", "#3a8f5c"
 
 
-def bounds_against_samples(result: dict[str, Any]) -> Figure:
+def bounds_against_samples(result: Result) -> Figure:
     """L_k against k (log axis), a band of two Monte-Carlo errors, the ELBO as a line."""
-    estimates = result["estimates"]
+    estimates = result.estimates
     sizes = sorted(int(name[5:]) for name in estimates if name.startswith("iwae_"))
     rows = [estimates[f"iwae_{k}"] for k in sizes]
-    values = np.array([row["value"] for row in rows])
-    errors = 2 * np.array([row["mc_se"] or 0.0 for row in rows])
+    values = np.array([row.value for row in rows])
+    errors = 2 * np.nan_to_num([row.mc_se for row in rows])
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(sizes, values - errors, values + errors, color=_BLUE, alpha=0.25, lw=0)
     axes.plot(sizes, values, "o-", color=_BLUE, label="L_k, band: 2 Monte-Carlo errors")
-    elbo = estimates["elbo"]["value"]
-    axes.axhline(elbo, color=_ORANGE, ls="--", label=f"ELBO = {elbo:.2f}")
-    if "log_marginal" in estimates:
-        exact = estimates["log_marginal"]["value"]
-        axes.axhline(exact, color="black", ls=":", label=f"exact log p(x) = {exact:.2f}")
-    axes.annotate(
-        f"{values[-1]:.2f}",
-        (sizes[-1], values[-1]),
-        (-4, -14),
-        ha="right",
-        textcoords="offset points",
-        color=_BLUE,
-    )
+    lines = {"ELBO": ("elbo", _ORANGE, "--"), "exact log p(x)": ("log_marginal", "black", ":")}
+    for label, (name, color, style) in lines.items():
+        if name in estimates and np.isfinite(estimates[name].value):
+            value = estimates[name].value
+            axes.axhline(value, color=color, ls=style, label=f"{label} = {value:.2f}")
+    if np.isfinite(values[-1]):
+        last, offset = (sizes[-1], values[-1]), (-4, -14)
+        text = f"{values[-1]:.2f}"
+        axes.annotate(text, last, offset, ha="right", textcoords="offset points", color=_BLUE)
     axes.set(xscale="log", xlabel="samples k", ylabel="nats per example")
-    protocol = result["protocol"]
-    axes.set_title(
-        f"Bounds on log p(x): {protocol['dataset']} {protocol['split']}, "
-        f"{protocol['num_examples']:,} examples"
-    )
+    protocol = result.protocol
+    title = f"{protocol.dataset} {protocol.split}, {protocol.num_examples:,} examples"
+    axes.set_title(f"Bounds on log p(x): {title}", parse_math=False)
     axes.legend(frameon=False, loc="center right")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -112,4 +108,25 @@ def training_curves(rows: list[dict[str, Any]]) -> Figure:
         axes.set(xlabel="epoch", ylabel="nats per example", title=title)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def unit_activity(activity: list[np.ndarray], threshold: float) -> Figure:
+    """Histogram of log10 Var_x(E_q[u]) per stochastic layer, and the line of active units."""
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    floor = 1e-6
+    layers = [np.log10(np.maximum(layer, floor)) for layer in activity]
+    names = [
+        f"layer {number}: {int((values > np.log10(threshold)).sum())} of {len(values)} active"
+        for number, values in enumerate(layers, 1)
+    ]
+    bins = np.linspace(np.log10(floor), max(1.0, *(values.max() for values in layers)), 36)
+    colors = [_BLUE, _GREEN, _GREY][: len(layers)] if len(layers) <= 3 else None
+    axes.hist(layers, bins=bins, label=names, color=colors, stacked=True)
+    axes.axvline(np.log10(threshold), color=_ORANGE, ls="--", label=f"threshold {threshold}")
+    axes.set(xlabel="log10 of the variance of the posterior mean over examples", ylabel="units")
+    axes.set_title("active latent units", fontsize=11)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -7,10 +7,12 @@ for p(x) (Neal 2001), which adapting inside the chain would cost.
 """
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vaejax.models import latents
@@ -24,6 +26,7 @@ _MASS_SAMPLES = 64
 _STEP_JITTER = 0.25  # step sizes vary by this factor, so that no trajectory length resonates
 _SIGMOID_RANGE = 4.0
 _METRIC_FLOOR = 0.05
+_MOST = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +34,16 @@ class Budget:
     """What an annealed estimate may cost."""
 
     start: Literal["posterior", "prior"] = field("posterior", "chains start at q(z|x) or p(z)")
-    num_temperatures: int = field(500, "temperatures T after the first", low=1)
+    num_temperatures: int = field(500, "temperatures T after the first", low=1, high=_MOST)
     temperatures: Literal["linear", "sigmoid", "adaptive"] = field(
         "adaptive", "their spacing; adaptive: equal steps of the pilot's standard deviation"
     )
-    num_chains: int = field(16, "independent chains per example", low=2)
-    num_leapfrog: int = field(5, "leapfrog steps per temperature", low=1)
+    num_chains: int = field(16, "independent chains per example", low=2, high=_MOST)
+    num_leapfrog: int = field(5, "leapfrog steps per temperature", low=1, high=_MOST)
     target_acceptance: float = field(0.8, "acceptance the pilot aims at", low=0.1, below=1.0)
-    pilot_examples: int = field(8, "examples the pilot runs on", low=1)
-    pilot_temperatures: int = field(20, "temperatures at which it tunes", low=2)
-    pilot_moves: int = field(30, "moves at each of them", low=2)
+    pilot_examples: int = field(8, "examples the pilot runs on", low=1, high=_MOST)
+    pilot_temperatures: int = field(20, "temperatures at which it tunes", low=2, high=_MOST)
+    pilot_moves: int = field(30, "moves at each of them", low=2, high=_MOST)
 
 
 class Schedule(NamedTuple):
@@ -86,25 +89,25 @@ class Chain(NamedTuple):
 
 
 def make_path(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, start: str
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, start: str
 ) -> Path:
     """The path of one example; the scales are those of 64 samples drawn with `key`."""
     _, unravel = latents.unraveller(params, model=model)
+    prior, posterior = model.prior(params), model.posterior(params, x)
+    base = prior if start == "prior" else posterior
     keys = jax.random.split(key, _MASS_SAMPLES)
-    posterior = lambda key: latents.sample_posterior(params, key, x, model=model)  # noqa: E731
-    prior = lambda key: latents.sample_prior(params, key, model=model)  # noqa: E731
-    sample = prior if start == "prior" else posterior
+
+    def draw(distribution):
+        return lambda key: ravel_pytree(distribution.sample(key))[0]
 
     def log_densities(z):
         latent = unravel(z)
-        log_prior = model.log_prior(params, latent)
-        log_joint = log_prior + model.log_likelihood(params, x, latent)
-        if start == "prior":
-            return log_prior, log_joint
-        return model.log_posterior(params, x, latent), log_joint
+        log_prior = prior.log_prob(latent)
+        log_joint = log_prior + model.likelihood(params, latent).log_prob(x)
+        return log_prior if start == "prior" else posterior.log_prob(latent), log_joint
 
-    variances = [jnp.var(jax.vmap(draw)(keys), axis=0) + 1e-6 for draw in (sample, posterior)]
-    return Path(sample, log_densities, *variances)
+    variances = [jnp.var(jax.vmap(draw(q))(keys), axis=0) + 1e-6 for q in (base, posterior)]
+    return Path(draw(base), log_densities, *variances)
 
 
 def log_density(path: Path, z: Float[Array, "Z"], temperature: Float[Array, ""]):
@@ -238,7 +241,7 @@ def equal_work(
 
 
 def pilot(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "P D"], *, model: Model, budget: Budget
+    params: Params, key: PRNGKeyArray, x: Float[Array, "P ..."], *, model: Model, budget: Budget
 ) -> Schedule:
     """Tunes the schedule on chains of its own: nothing of them enters a scored weight.
 
@@ -247,10 +250,7 @@ def pilot(
     """
     paths_key, start_key, moves_key = jax.random.split(key, 3)
     num_chains, num_examples = budget.num_chains, x.shape[0]
-
-    def path_of(key, x):
-        return make_path(params, key, x, model=model, start=budget.start)
-
+    path_of = functools.partial(make_path, params, model=model, start=budget.start)
     path_keys = jax.random.split(paths_key, num_examples)
     start_keys = jax.random.split(start_key, (num_examples, num_chains))
 

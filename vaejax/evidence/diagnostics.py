@@ -1,10 +1,24 @@
-"""How far a set of log importance weights can be trusted. Maths on arrays only."""
+"""How far a set of log importance weights can be trusted. Maths on arrays, in their dtype."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vaejax.objectives import bounds
+
+
+class Watched(NamedTuple):
+    """What an estimator's diagnostics say over all examples.
+
+    Attributes:
+      counts: what went wrong, and how often in all ("divergent_moves": 3).
+      numbers: means over examples: a number each, or a list along the chain.
+    """
+
+    counts: dict[str, int]
+    numbers: dict[str, float | list[float]]
 
 
 def effective_sample_size(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
@@ -64,13 +78,3 @@ def mean_moments(
     num_samples = means.shape[0]
     noise = jnp.var(means, axis=0, ddof=1) / num_samples if num_samples > 1 else 0.0
     return jnp.mean(means, axis=0), jnp.zeros(means.shape[1:], means.dtype) + noise
-
-
-def unit_activity(means: Float[Array, "N U"], noise: Float[Array, "N U"]) -> Float[Array, "U"]:
-    """Var_x(E_q[u]) per latent unit over N examples, the Monte-Carlo noise removed.
-
-    Burda et al. (2016), section 2; a unit is called active above 0.01. `means` are
-    posterior means (not samples), `noise` the variance of their estimate: left in, it
-    would count dead units of deeper layers as active.
-    """
-    return jnp.var(means, axis=0) - jnp.mean(noise, axis=0)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from vaejax import numerics
 from vaejax.evidence import diagnostics
 from vaejax.models import latents
 from vaejax.objectives import importance
@@ -26,17 +26,18 @@ from vaejax.types import Model, Params
 
 FAMILIES = ("diagonal", "full_covariance")
 _START_SAMPLES = 1024
+_MOST = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Budget."""
 
-    num_steps: int = field(400, "Adam steps per example and family", low=1)
-    num_samples: int = field(16, "samples of z per step", low=1)
+    num_steps: int = field(400, "Adam steps per example and family", low=1, high=_MOST)
+    num_samples: int = field(16, "samples of z per step", low=1, high=_MOST)
     learning_rate: float = field(0.03, "first rate, in standard deviations; cosine to 0", low=0.0)
-    elbo_samples: int = field(2000, "fresh samples for each final ELBO", low=2)
-    chunk_size: int = field(100, "of them in memory at once", low=1)
+    elbo_samples: int = field(2000, "fresh samples for each final ELBO", low=2, high=_MOST)
+    chunk_size: int = field(100, "of them in memory at once", low=1, high=_MOST)
 
 
 class Normal(NamedTuple):
@@ -70,7 +71,7 @@ class Elbos(NamedTuple):
 
 
 def start(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, family: str
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, family: str
 ) -> Normal:
     """The normal with the mean and (co)variance of 1024 samples of the encoder's q."""
     keys = jax.random.split(key, _START_SAMPLES)
@@ -78,7 +79,8 @@ def start(
     center, zeros = jnp.mean(z, axis=0), jnp.zeros(z.shape[1])
     if family == "diagonal":
         return Normal(zeros, zeros, None, center, jnp.diag(jnp.std(z, axis=0) + 1e-6))
-    covariance = (z - center).T @ (z - center) / _START_SAMPLES
+    centered = z - center[None, :]
+    covariance = centered.T @ centered / _START_SAMPLES
     scale = jnp.linalg.cholesky(covariance + 1e-6 * jnp.eye(z.shape[1]))
     return Normal(zeros, zeros, jnp.zeros_like(covariance), center, scale)
 
@@ -99,13 +101,13 @@ def log_density(normal: Normal, z: Float[Array, "Z"]) -> Float[Array, ""]:
     solve = lambda factor, b: jax.scipy.linalg.solve_triangular(factor, b, lower=True)  # noqa: E731
     noise = solve(_factor(normal), solve(normal.scale, z - normal.center) - normal.loc)
     log_det = jnp.sum(normal.log_diagonal) + jnp.sum(jnp.log(jnp.diag(normal.scale)))
-    return jnp.sum(numerics.normal_log_prob(noise, 0.0, jnp.zeros(()))) - log_det
+    return jnp.sum(jax.scipy.stats.norm.logpdf(noise)) - log_det
 
 
 def optimize(
     params: Params,
     key: PRNGKeyArray,
-    x: Float[Array, "D"],
+    x: Float[Array, "..."],
     *,
     model: Model,
     family: str,
@@ -147,7 +149,7 @@ def _mean(log_weight, key: PRNGKeyArray, config: Config) -> Float[Array, "2"]:
 
 
 def elbos(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, config: Config
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, config: Config
 ) -> Elbos:
     """ELBO of the encoder's q and of the best q of each family, for one example."""
     encoder_key, *family_keys = jax.random.split(key, 1 + len(FAMILIES))
@@ -169,12 +171,17 @@ def elbos(
 
 
 def decompose(
-    log_marginal: Float[Array, "N 2"], encoder: Float[Array, "N 2"], best: Float[Array, "N 2"]
-) -> dict[str, Float[Array, "N 2"]]:
-    """The three gaps per example, each [N, 2]: value and Monte-Carlo variance."""
+    log_marginal: Float[np.ndarray, "N 2"],
+    encoder: Float[np.ndarray, "N 2"],
+    best: Float[np.ndarray, "N 2"],
+) -> dict[str, Float[np.ndarray, "N 2"]]:
+    """The three gaps per example, each [N, 2]: value and Monte-Carlo variance; float64."""
+    log_marginal, encoder, best = (
+        np.asarray(array, np.float64) for array in (log_marginal, encoder, best)
+    )
 
     def difference(upper, lower):
-        return jnp.stack([upper[:, 0] - lower[:, 0], upper[:, 1] + lower[:, 1]], axis=1)
+        return np.stack([upper[:, 0] - lower[:, 0], upper[:, 1] + lower[:, 1]], axis=1)
 
     return {
         "inference": difference(log_marginal, encoder),

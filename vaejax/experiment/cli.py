@@ -1,15 +1,28 @@
-"""What the scripts share: `--config.key=value` flags, and errors on one line."""
+"""What the scripts share: `--config.key=value` flags, paths, errors on one line, exit codes.
 
+0: done; 2: a mistake that the reader can mend, said on one line; 128 + n: stopped by signal n,
+after what was done is saved.
+"""
+
+import pathlib
+import re
+import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
+import jax
 from absl import app, flags, logging
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax.errors import UserError
+from vaejax import schema
+from vaejax.errors import Stopped, UserError
+from vaejax.storage import workdir as workdir_lib
 
 _OVERRIDE = "config_override"
+_NEGATIVE = re.compile(r"-[\d.]")
 
 
 def define_config(default: str | None = None) -> None:
@@ -28,31 +41,78 @@ def define_overrides() -> None:
     flags.DEFINE_multi_string(_OVERRIDE, [], "some.key=value; what --config.some.key=value means")
 
 
-def overrides() -> dict[str, str]:
-    """The values given as --config.any.key=value, by dotted path. Raises UserError."""
-    overrides = {}
+def overrides() -> dict[str, str | None]:
+    """The text given as --config.any.key=value, by dotted path; None: the key alone stood there.
+
+    Of a key that is given twice the last value counts.
+    """
+    found: dict[str, str | None] = {}
     for assignment in flags.FLAGS[_OVERRIDE].value:
         path, equals, value = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--config.{path}: needs a value: --config.{path}=value")
-        overrides[path] = value
-    return overrides
+        found[path] = value if equals else None
+    return found
+
+
+def override(node: Any, given: dict[str, str | None], *, root: str = "config") -> Any:
+    """`node`, a config of any kind, with `given` put in place, each value in its type.
+
+    Raises:
+      UserError: unknown key, value of a wrong type or out of range, or none where the key is
+        not of true or false.
+    """
+    kinds = {path: item.type for path, _, item in schema.leaves(node)}
+    for path, text in given.items():
+        if text is None and kinds.get(path, bool) is not bool:
+            raise UserError(f"--{root}.{path}: needs a value: --{root}.{path}=value")
+        value = True if text is None else schema.from_text(node, path, text)
+        node = schema.replace(node, path, value, root=root)
+    return node
 
 
 def config() -> config_lib.Config:
     """The config that the flags describe. Raises UserError."""
-    return config_lib.override_all(config_lib.load(flags.FLAGS.config), overrides())
+    return config_lib.validated(override(config_lib.load(flags.FLAGS.config), overrides()))
+
+
+def path(flag: str) -> pathlib.Path:
+    """The folder given as --`flag`; it need not exist. Raises UserError."""
+    return workdir_lib.check_path(flags.FLAGS[flag].value, flag=f"--{flag}")
+
+
+def _rewritten(arguments: list[str]) -> list[str]:
+    """Every form of a config override as --config_override=path=value.
+
+    --config.a=1, --config.a 1, --config.flag and --noconfig.flag, with one dash or two.
+    """
+    found, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        body = argument.lstrip("-")
+        if argument.startswith("-") and body.startswith("config."):
+            body = body.removeprefix("config.")
+            follows = bool(rest) and (not rest[0].startswith("-") or _NEGATIVE.match(rest[0]))
+            if "=" not in body and follows:
+                body = f"{body}={rest.pop(0)}"
+            argument = f"--{_OVERRIDE}={body}"
+        elif argument.startswith("-") and body.startswith("noconfig."):
+            argument = f"--{_OVERRIDE}={body.removeprefix('noconfig.')}=false"
+        found.append(argument)
+    return found
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    rewritten = []
-    for argument in arguments:
-        body = argument.lstrip("-")
-        is_override = argument.startswith("-") and body.startswith("config.")
-        if is_override:
-            argument = f"--{_OVERRIDE}={body.removeprefix('config.')}"
-        rewritten.append(argument)
+    rewritten = _rewritten(arguments)
+    names = [a.lstrip("-").partition("=")[0] for a in rewritten[1:] if a.startswith("--")]
+    for name, count in Counter(names).items():
+        if count > 1 and name != _OVERRIDE:
+            raise flags.Error(f"--{name}: is given {count} times; give it once")
     return flags.FLAGS(rewritten)
+
+
+def _say(text: str) -> None:
+    line = f"error: {' '.join(text.split())}"
+    encoding = sys.stderr.encoding or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding), file=sys.stderr)
 
 
 def _guarded(main: Callable[[Console, list[str]], None]) -> Callable[[list[str]], int]:
@@ -60,13 +120,34 @@ def _guarded(main: Callable[[Console, list[str]], None]) -> Callable[[list[str]]
         # orbax logs routine work, and a traceback for every failed write we report ourselves.
         logging.set_verbosity(logging.FATAL)
         try:
+            _check_backend()
             main(Console(), arguments[1:])
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(str(error))
             return 2
+        except Stopped as stopped:
+            return 128 + stopped.number
+        except KeyboardInterrupt:
+            _say("interrupted")
+            return 128 + signal.SIGINT
         return 0
 
     return run
+
+
+def _check_backend() -> None:
+    """Raises UserError where JAX_PLATFORMS names a device that is not there."""
+    platforms = jax.config.jax_platforms
+    if not platforms or platforms == "cpu":
+        return
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts where a backend is missing
+        reason = (str(error).splitlines() or ["no such device"])[0]
+        raise UserError(
+            f"JAX_PLATFORMS={platforms}: {reason}; unset JAX_PLATFORMS, or install JAX for "
+            f"that device"
+        ) from error
 
 
 def run_with_arguments(main: Callable[[Console, list[str]], None]) -> None:
@@ -79,7 +160,7 @@ def run_with_arguments(main: Callable[[Console, list[str]], None]) -> None:
         try:
             return _parse(arguments)
         except flags.Error as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(str(error))
             sys.exit(2)
 
     flags.FLAGS.set_gnu_getopt()

@@ -1,7 +1,6 @@
 """The configuration of `scripts/explain.py`: one section per experiment of `vaejax.explain`."""
 
 import dataclasses
-from typing import Any
 
 from vaejax import python_files, schema
 from vaejax.errors import UserError
@@ -18,18 +17,6 @@ Config = dataclasses.make_dataclass(
 )
 
 
-def override_all(config: Config, overrides: dict[str, Any]) -> Config:
-    """All of `overrides` ("identity.num_examples": "4"); text is parsed by type.
-
-    Raises:
-      UserError: unknown path, or a value of the wrong type or out of range.
-    """
-    for path, value in overrides.items():
-        config = schema.replace(config, path, value)
-    schema.check(config)
-    return config
-
-
 def load(reference: str) -> Config:
     """Runs `get_config(argument)` of "path/to/file.py" or "path/to/file.py:argument".
 
@@ -39,7 +26,6 @@ def load(reference: str) -> Config:
     config = python_files.call(reference, "get_config", flag="--config")
     if not isinstance(config, Config):
         raise UserError(
-            f"--config: {reference}: get_config must return vaejax.explain_config.Config"
+            f"--config: {reference}: get_config must return vaejax.explain.config.Config"
         )
-    schema.check(config)
-    return config
+    return schema.checked(config)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vaejax import numerics
@@ -39,7 +40,7 @@ def normal_mixture(
     log_weights = np.log(weights)
 
     def log_prob(x):
-        parts = numerics.normal_log_prob(x, jnp.asarray(locs), jnp.asarray(np.log(scales)))
+        parts = dist.Normal(jnp.asarray(locs), jnp.asarray(scales)).log_prob(x[None])
         return jax.nn.logsumexp(jnp.asarray(log_weights) + jnp.sum(parts, axis=-1))
 
     def sample(key):
@@ -87,8 +88,8 @@ def pinwheel(*, num_arms: int = 5, turn: float = 0.7) -> Density:
 
         def arm(angle):
             u = rotate(straight, -angle)
-            log_along = numerics.normal_log_prob(u[0], radius, math.log(along))
-            return log_along + numerics.normal_log_prob(u[1], 0.0, math.log(across))
+            log_along = dist.Normal(radius, along).log_prob(u[0])
+            return log_along + dist.Normal(0.0, across).log_prob(u[1])
 
         return numerics.logmeanexp(jax.vmap(arm)(jnp.asarray(angles)))
 
@@ -112,7 +113,7 @@ def checkerboard(*, cell: float = 1.2, blur: float = 0.12) -> Density:
 
     def log_prob(x):
         # A cell is even about its middle, and on its left neither Phi is near one.
-        distance = jnp.abs(x - jnp.asarray(lows + 0.5 * cell))
+        distance = jnp.abs(x[None] - jnp.asarray(lows + 0.5 * cell))
         larger = jax.scipy.stats.norm.logcdf((0.5 * cell - distance) / blur)
         smaller = jax.scipy.stats.norm.logcdf((-0.5 * cell - distance) / blur)
         log_sides = larger + jnp.log1p(-jnp.exp(smaller - larger)) - math.log(cell)

@@ -6,7 +6,7 @@ values on a grid of x are a product of two small matrices.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,21 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vaejax import config as config_lib
+from vaejax import keys
+from vaejax.config import Dataset, Model, Objective, Optimizer, Training
 from vaejax.errors import UserError
-from vaejax.explain import densities, density_pictures, fit, grids, plane, variants
+from vaejax.evaluation import means
+from vaejax.evaluation.means import ExampleMean
+from vaejax.explain import densities, density_pictures, grids, measure, plane, train
 from vaejax.explain.densities import Density
 from vaejax.explain.result import Picture
-from vaejax.explain.variants import Mean
-from vaejax.models import mlp
-from vaejax.objectives import bounds, importance
+from vaejax.models import latent_variable
 from vaejax.schema import field
-from vaejax.types import DataSpec, Model, Params
+from vaejax.types import DataSpec, Params
+from vaejax.types import Model as VAE
 
 Name = Literal[tuple(densities.DENSITIES)]
 QUESTION = "What goes into p_theta(x), what comes out, and how can it come close to the real p(x)?"
 _HALF_WIDTH_Z, _HALF_WIDTH_X = 5.0, 5.5
 _POINTS = {1: 221, 2: 111}  # of x per axis: half the narrowest scale apart, or less
-_ROWS = 64  # examples integrated at once
+_STEPS_PER_EPOCH = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Config:
     """
 
     names: tuple[Name, ...] = field(tuple(densities.DENSITIES), "which densities")
-    num_steps: int = field(3000, "training steps", low=2)
+    num_steps: int = field(3000, "training steps, rounded up to tens", low=2)
     batch_size: int = field(48, "fresh samples per step (1-d: a quarter)", low=4)
     num_samples: int = field(16, "samples K of z in the objective L_K; 1: the ELBO", low=1)
     learning_rate: float = field(5e-3, "first rate of Adam; cosine to 0", low=0.0)
@@ -76,7 +80,7 @@ class Course(NamedTuple):
     kl: Float[np.ndarray, "R"]
     entropy: float
     scale: Float[np.ndarray, "R"]
-    sampled: Mean
+    sampled: ExampleMean
     kl_shift: float
     density_shift: float
     unresolved: float
@@ -95,8 +99,8 @@ class Findings(NamedTuple):
     courses: dict[str, Course]
 
 
-def _scale(params: Params) -> Float[np.ndarray, "*R"]:
-    return np.exp(np.float64(params["generative"]["likelihood"]["log_scale"]))
+def _scale(params: Params) -> float:
+    return float(np.exp(np.float64(params["generative"]["likelihood"]["log_scale"])))
 
 
 def _nodes(per_axis: int) -> tuple[plane.Rule, Float[np.ndarray, "M"]]:
@@ -107,69 +111,65 @@ def _nodes(per_axis: int) -> tuple[plane.Rule, Float[np.ndarray, "M"]]:
 
 
 def log_marginal(
-    params: Params, x: Float[Array, "N D"], rule: plane.Rule, *, model: Model
-) -> Float[Array, "N"]:
+    params: Params, x: Float[np.ndarray, "N D"], rule: plane.Rule, *, model: VAE
+) -> Float[np.ndarray, "N"]:
     """log p_theta(x) in log space, through the model's own log p(x|z): for single points."""
 
-    def rows(x):
-        joint = plane.log_joint(params, x[None], rule, model=model)[0]
-        return plane.log_marginal(joint, rule)
+    def example(params, key, x):
+        return plane.log_marginal(plane.log_joint(params, x, rule, model=model), rule)
 
-    return jax.lax.map(rows, x, batch_size=min(_ROWS, len(x)))
+    return measure.each(example, [params], x, rows=len(rule.nodes))[0]
+
+
+def _settings(config: Config, size: int, *, seed: int) -> config_lib.Config:
+    hidden = (config.hidden_units, config.hidden_units)
+    return config_lib.validated(
+        config_lib.Config(
+            seed=seed,
+            dataset=Dataset(binarization="none"),
+            model=Model(
+                latent_dims=(2,),
+                likelihood="normal",
+                encoder=f"mlp(hidden_dims={hidden}, activation='relu')",
+            ),
+            objective=Objective(bound="iwae", num_samples=config.num_samples),
+            optimizer=Optimizer(learning_rate=config.learning_rate, schedule="cosine"),
+            training=Training(
+                num_epochs=-(-config.num_steps // _STEPS_PER_EPOCH),
+                # One dimension is learned sooner.
+                batch_size=config.batch_size if size == 2 else config.batch_size // 4,
+            ),
+        )
+    )
 
 
 def _train(
-    targets: list[Density], key: PRNGKeyArray, *, config: Config, record_at: tuple[int, ...]
-) -> tuple[Model, Params]:
-    """One model per target of the same size, side by side: leaves [R, targets, ...]."""
-    settings = mlp.Config(
-        latent_dims=(2,),
-        hidden_dims=((config.hidden_units, config.hidden_units),),
-        activation="relu",
-        likelihood="normal",
-    )
-    model = mlp.build(settings, DataSpec((targets[0].size,), None))
-    init_key, fit_key = jax.random.split(key)
+    target: Density, key: PRNGKeyArray, *, config: Config, settings: config_lib.Config, model: VAE
+) -> Iterator[Params]:
+    """The parameters after every `_STEPS_PER_EPOCH` steps, on samples that are never seen twice."""
+    count = _STEPS_PER_EPOCH * settings.training.batch_size
+    draw = jax.jit(lambda key: jax.vmap(target.sample)(jax.random.split(key, count)))
 
-    # One dimension is learned sooner.
-    batch_size = config.batch_size if targets[0].size == 2 else config.batch_size // 4
+    def start(params):
+        # From a wide start the shortest way down may lead to a decoder that ignores z.
+        likelihood = {"log_scale": jnp.log(config.first_scale)}
+        return params | {"generative": params["generative"] | {"likelihood": likelihood}}
 
-    def bound(params, key, x):
-        log_weights = importance.sample_log_weights(
-            params, key, x, model=model, num_samples=config.num_samples
-        )
-        return bounds.iwae(log_weights)
-
-    def loss(params, key):
-        data_key, sample_key = jax.random.split(key)
-        keys = jax.random.split(data_key, (len(targets), batch_size))
-        x = jnp.stack([jax.vmap(t.sample)(k) for t, k in zip(targets, keys, strict=True)])
-        sample_keys = jax.random.split(sample_key, (len(targets), batch_size))
-        over_rows = jax.vmap(bound, in_axes=(None, 0, 0))
-        # Models share no parameters: the gradient of the sum is each one's own.
-        return -jnp.sum(jnp.mean(jax.vmap(over_rows)(params, sample_keys, x), axis=1))
-
-    params = jax.jit(jax.vmap(model.init))(jax.random.split(init_key, len(targets)))
-    # From a wide start the shortest way down may lead to a decoder that ignores z.
-    first = jnp.full(len(targets), jnp.log(config.first_scale))
-    params["generative"]["likelihood"]["log_scale"] = first
-    history = fit.adam(
-        loss, params, fit_key, record_at=record_at, learning_rate=config.learning_rate
-    )
-    return model, jax.tree.map(np.asarray, history)
+    images = lambda epoch: draw(jax.random.fold_in(key, epoch))  # noqa: E731
+    return train.epochs(settings, images, model=model, kind="real", start=start)
 
 
-def _decoder(model: Model) -> Callable[..., Array]:
+def _decoder(model: VAE) -> Callable[..., Array]:
     """`(params, z [M, 2]) -> E[x|z] [M, D]`."""
-    return jax.vmap(lambda params, z: model.likelihood_mean(params, (z,)), in_axes=(None, 0))
+    return jax.vmap(lambda params, z: model.likelihood(params, z).mean, in_axes=(None, 0))
 
 
 def _course(
     target: Density,
-    history: Params,
+    history: Sequence[Params],
     key: PRNGKeyArray,
     *,
-    model: Model,
+    model: VAE,
     decode: Callable[..., Array],
     config: Config,
 ) -> Course:
@@ -179,22 +179,15 @@ def _course(
 
     def draw(params, rule, weights):
         loc = np.asarray(decode(params, np.asarray(rule.nodes, np.float32)), np.float64)
-        return loc, grids.node_mixture(loc, weights, float(_scale(params)), line)
+        return loc, grids.node_mixture(loc, weights, _scale(params), line)
 
-    num_records = len(jax.tree.leaves(history)[0])
     rule, weights = _nodes(config.grid_nodes)
-    drawn = [draw(fit.at(history, index), rule, weights) for index in range(num_records)]
+    drawn = [draw(params, rule, weights) for params in history]
     model_density = np.stack([values for _, values in drawn])
     kl = [grids.kl_on_grid(log_prob, values, line, target.size) for values in model_density]
-    last = fit.at(history, num_records - 1)
+    last = history[-1]
     _, finer = draw(last, *_nodes(3 * config.grid_nodes // 2))
-
-    @jax.jit
-    def evaluate(params, key):
-        x = jax.vmap(target.sample)(jax.random.split(key, config.test_samples))
-        return log_marginal(params, x, rule, model=model)
-
-    log_values = np.asarray(evaluate(last, key), np.float64)
+    x = jax.jit(jax.vmap(target.sample))(jax.random.split(key, config.test_samples))
     return Course(
         size=target.size,
         line=line,
@@ -203,35 +196,37 @@ def _course(
         integral=np.array([grids.integral(v, line, target.size) for v in model_density]),
         kl=np.array(kl),
         entropy=grids.entropy(log_prob, line, target.size),
-        scale=_scale(history),
-        sampled=variants.mean(log_values),
+        scale=np.array(list(map(_scale, history))),
+        sampled=means.over_examples(log_marginal(last, np.asarray(x), rule, model=model)),
         kl_shift=abs(grids.kl_on_grid(log_prob, finer, line, target.size) - kl[-1]),
         density_shift=float(np.max(np.abs(finer - model_density[-1])) / model_density[-1].max()),
-        unresolved=grids.unresolved(drawn[-1][0], weights, float(_scale(last))),
+        unresolved=grids.unresolved(drawn[-1][0], weights, _scale(last)),
     )
 
 
 def compute(config: Config, *, seed: int) -> Findings:
-    """Trains and draws, densities of one size side by side; UserError where there is none."""
+    """Trains and draws, one density after another; UserError where there is none.
+
+    Densities of one size share their initial parameters and one compiled program.
+    """
     if not config.names:
         raise UserError(f"config.density.names: needs one of {', '.join(densities.DENSITIES)}")
-    record_at = fit.log_spaced(config.num_steps, config.num_records)
-    targets = {name: densities.DENSITIES[name]() for name in config.names}
     courses = {}
-    for size in sorted({target.size for target in targets.values()}):
-        names = [name for name, target in targets.items() if target.size == size]
-        fit_key, test_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), size))
-        model, history = _train(
-            [targets[name] for name in names], fit_key, config=config, record_at=record_at
+    for name in config.names:
+        target = densities.DENSITIES[name]()
+        settings = _settings(config, target.size, seed=seed)
+        model = latent_variable.build(settings.model, DataSpec((target.size,), None))
+        recorded = train.log_spaced(settings.training.num_epochs, config.num_records)
+        train_key, test_key = (
+            keys.domain(seed, f"explain/density/{name}/{purpose}") for purpose in ("train", "test")
         )
-        decode = jax.jit(_decoder(model))  # once for all of one size
-        for index, name in enumerate(names):
-            own = jax.tree.map(lambda leaf: leaf[:, index], history)  # noqa: B023
-            key = jax.random.fold_in(test_key, index)
-            courses[name] = _course(
-                targets[name], own, key, model=model, decode=decode, config=config
-            )
-    return Findings(record_at, config.num_samples, courses)
+        course = _train(target, train_key, config=config, settings=settings, model=model)
+        history = [params for epoch, params in enumerate(course) if epoch in recorded]
+        courses[name] = _course(
+            target, history, test_key, model=model, decode=jax.jit(_decoder(model)), config=config
+        )
+    steps = tuple(_STEPS_PER_EPOCH * epoch for epoch in recorded)
+    return Findings(steps, config.num_samples, courses)
 
 
 def numbers(findings: Findings) -> dict[str, Any]:
@@ -241,8 +236,8 @@ def numbers(findings: Findings) -> dict[str, Any]:
             "kl_before_nats": float(course.kl[0]),
             "kl_after_nats": float(course.kl[-1]),
             "e_log_p_theta_after_nats": float(-course.entropy - course.kl[-1]),
-            "e_log_p_theta_by_samples_nats": course.sampled[0],
-            "its_standard_error_nats": course.sampled[1],
+            "e_log_p_theta_by_samples_nats": course.sampled.value,
+            "its_standard_error_nats": course.sampled.data_se,
             "minus_entropy_nats": -course.entropy,
             "integral_of_p_theta": float(course.integral[-1]),
             "integral_furthest_from_one": float(
@@ -276,7 +271,6 @@ def sentences(findings: Findings) -> list[str]:
     first = max(courses, key=lambda name: courses[name].kl[0])
     worst = max(courses, key=lambda name: courses[name].kl[-1])
     start, end = courses[first], courses[worst]
-    sampled, error = end.sampled
     verb = "falls" if start.kl[-1] < start.kl[0] else "does not fall"
     return [
         f"p_theta(x) takes a point x and the decoder's parameters and gives one number, a "
@@ -289,7 +283,7 @@ def sentences(findings: Findings) -> list[str]:
         f"So 'maximising log p(x)' means E log p_theta(x), and it has a ceiling, minus the "
         f"entropy of the data: for the {worst} {-end.entropy:.3f} nats, of which training with "
         f"K = {findings.num_samples} reaches {-end.entropy - end.kl[-1]:.3f} on the grid and "
-        f"{sampled:.3f} +- {error:.3f} on fresh samples.",
+        f"{end.sampled.value:.3f} +- {end.sampled.data_se:.3f} on fresh samples.",
     ]
 
 

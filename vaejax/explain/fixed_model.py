@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 from matplotlib.figure import Figure
 
-from vaejax import config as config_lib
-from vaejax.data import splits
-from vaejax.explain import closed_forms, draw, fit
+from vaejax.explain import closed_forms, draw, identity, measure, train
 from vaejax.explain.result import Picture
+from vaejax.models.linear_gaussian import LinearGaussian, LinearPosterior
 from vaejax.schema import field
 
 QUESTION = "If the model is fixed, what does training the encoder do?"
@@ -52,67 +51,51 @@ class Findings(NamedTuple):
     residual: float
 
 
-def _data(config: Config) -> Float[np.ndarray, "N D"]:
-    settings = config_lib.override_all(
-        config_lib.Config(), {"dataset.binarization": "none", "model.name": "linear_gaussian"}
-    )
-    return splits.held_out(settings, "train").x[: config.num_examples].astype(np.float64)
-
-
 def compute(config: Config, *, seed: int) -> Findings:
     """Gradient ascent on the exact ELBO in phi alone; q first diagonal, then full."""
+    size = config.num_latents
+    steps = train.log_spaced(config.num_steps, config.num_records)
     with jax.enable_x64(True):
-        x = _data(config)
-        generative, _ = closed_forms.maximum_likelihood(x, config.num_latents)
-        generative = closed_forms.rotated(generative, seed)
-        best = closed_forms.best_diagonal_kl(generative)
-        steps = fit.log_spaced(config.num_steps, config.num_records)
+        x = measure.grey_digits("train")[: config.num_examples]
+        model, _ = closed_forms.maximum_likelihood(x, size)
+        model = closed_forms.rotated(model, seed)
         start = {
-            "weights": jnp.zeros((config.num_latents, x.shape[1])),
-            "bias": jnp.zeros(config.num_latents),
-            "log_diagonal": jnp.zeros(config.num_latents),
+            "weights": jnp.zeros((size, x[0].size)),
+            "bias": jnp.zeros(size),
+            "log_diagonal": jnp.zeros(size),
         }
-        first = _train(generative, start, x, steps, config.learning_rate)
-        reached = fit.at(first, -1)
-        start = reached | {"lower": jnp.zeros((config.num_latents,) * 2)}
-        second = _train(generative, start, x, steps, config.full_learning_rate)
-        parts = [_terms(generative, history, x) for history in (first, second)]
-        log_marginal = np.asarray(
-            jax.vmap(lambda x: closed_forms.log_marginal(generative, x))(x), np.float64
-        )
-    elbo, kl = (np.concatenate(pair) for pair in zip(*parts, strict=True))
+        diagonal = _train(model, start, x, steps, config.learning_rate)
+        start = diagonal[-1] | {"lower": jnp.zeros((size, size))}
+        full = _train(model, start, x, steps, config.full_learning_rate)
+        found = identity.linear_terms(model, list(map(_posterior, [*diagonal, *full])), x)
     return Findings(
         np.concatenate([steps, np.add(steps, config.num_steps)]).astype(float),
-        elbo.mean(axis=1),
-        kl.mean(axis=1),
-        float(log_marginal.mean()),
+        found.elbo.mean(axis=1),
+        found.kl.mean(axis=1),
+        float(found.log_marginal.mean()),
         len(steps),
-        best,
-        float(np.abs(log_marginal - elbo - kl).max()),
+        closed_forms.best_diagonal_kl(model),
+        float(found.residual().max()),
     )
 
 
-def _train(generative: Any, start: Any, x: Any, steps: tuple[int, ...], rate: float) -> Any:
-    """The parameters of q at `steps` of Adam on minus the mean ELBO, in closed form."""
-
-    def loss(inference, key):
-        params = {"generative": generative, "inference": inference}
-        return -jnp.mean(jax.vmap(lambda x: closed_forms.elbo(params, x))(x))
-
-    # The loss is exact: no random numbers, and the key is not looked at.
-    return fit.adam(loss, start, jax.random.key(0), record_at=steps, learning_rate=rate)
+def _posterior(free: PyTree) -> LinearPosterior:
+    factor = jnp.diag(jnp.exp(free["log_diagonal"]))
+    if "lower" in free:
+        factor += jnp.tril(free["lower"], -1)
+    return LinearPosterior(free["weights"], free["bias"], factor)
 
 
-def _terms(generative: Any, history: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """ELBO and KL at every record for every example, [R, N] each."""
+def _train(
+    model: LinearGaussian, start: PyTree, x: Any, steps: tuple[int, ...], rate: float
+) -> list[PyTree]:
+    """The free parameters of q at `steps` of Adam on minus the mean ELBO, in closed form."""
 
-    def example(inference, x):
-        params = {"generative": generative, "inference": inference}
-        return closed_forms.elbo(params, x), closed_forms.kl(params, x)
+    def loss(free):
+        q = _posterior(free)
+        return -jnp.mean(jax.vmap(lambda x: closed_forms.elbo(model, q, x))(x))
 
-    over_examples = jax.vmap(example, in_axes=(None, 0))
-    elbo, kl = jax.jit(jax.vmap(over_examples, in_axes=(0, None)))(history, x)
-    return np.asarray(elbo), np.asarray(kl)
+    return train.minimize(loss, start, record_at=steps, learning_rate=rate)
 
 
 def numbers(findings: Findings) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """log p(x) = ELBO + KL(q(z|x) || p(z|x)): the three computed apart, and what is left over."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from vaejax import config as config_lib
 from vaejax.data import splits
-from vaejax.explain import closed_forms, draw, plane, vae
-from vaejax.explain.result import Picture
-from vaejax.models import linear_gaussian
+from vaejax.explain import closed_forms, draw, measure, plane, train
+from vaejax.explain.result import Picture, Terms
+from vaejax.models import latent_variable, linear_gaussian
+from vaejax.models.linear_gaussian import LinearGaussian, LinearPosterior
 from vaejax.schema import field
-from vaejax.types import DataSpec, Model
+from vaejax.types import Model, Params
 
 QUESTION = "How does the ELBO relate to log p(x)?"
 
@@ -31,24 +32,6 @@ class Config:
     hidden_units: int = field(128, "width of its two hidden layers, encoder and decoder", low=1)
     grid_nodes: int = field(401, "grid nodes per latent", low=51, high=1001)
     nodes_under_q: int = field(128, "Gauss-Hermite nodes per latent", low=8, high=180)
-
-
-class Terms(NamedTuple):
-    """The three parts per example, [N] each, nats, float64.
-
-    Attributes:
-      log_marginal: log p(x).
-      elbo: the ELBO.
-      kl: KL(q(z|x) || p(z|x)).
-    """
-
-    log_marginal: Float[np.ndarray, "N"]
-    elbo: Float[np.ndarray, "N"]
-    kl: Float[np.ndarray, "N"]
-
-    def residual(self) -> Float[np.ndarray, "N"]:
-        """|log p(x) - ELBO - KL|: nothing but rounding, if the identity holds."""
-        return np.abs(self.log_marginal - self.elbo - self.kl)
 
 
 class Findings(NamedTuple):
@@ -68,36 +51,35 @@ class Findings(NamedTuple):
     axis: Float[np.ndarray, "G"]
 
 
-def linear_terms(x: Float[np.ndarray, "N D"], params: Any) -> Terms:
-    """The three closed forms for each row of x. Call it in float64."""
+def linear_terms(
+    model: LinearGaussian, posteriors: Sequence[LinearPosterior], x: Float[np.ndarray, "N ..."]
+) -> Terms:
+    """The three closed forms for each of B posteriors and each x, [B, N]. Call it in float64."""
 
-    def example(params, x):
-        log_marginal = closed_forms.log_marginal(params["generative"], x)
-        return Terms(log_marginal, closed_forms.elbo(params, x), closed_forms.kl(params, x))
+    def example(q, key, x):
+        log_marginal = closed_forms.log_marginal(model, x)
+        return Terms(log_marginal, closed_forms.elbo(model, q, x), closed_forms.kl(model, q, x))
 
-    terms = jax.jit(jax.vmap(example, in_axes=(None, 0)))(params, x)
-    return jax.tree.map(np.asarray, terms)
+    return measure.each(example, posteriors, x, rows=1)
 
 
 def _linear(config: Config, *, seed: int) -> Terms:
     """Closed-form parameters on the training digits; a q that is wrong on purpose."""
-    settings = config_lib.override_all(
-        config_lib.Config(), {"dataset.binarization": "none", "model.name": "linear_gaussian"}
+    x = measure.grey_digits("test")
+    model, _ = closed_forms.maximum_likelihood(measure.grey_digits("train"), config.linear_latents)
+    model = closed_forms.rotated(model, seed)
+    posterior = jax.jit(linear_gaussian.exact_posterior)(model)
+    kept = 1.0 - config.shrinkage
+    q = LinearPosterior(
+        kept * posterior.weights, kept * posterior.bias, jnp.diag(jnp.diag(posterior.factor))
     )
-    train = splits.held_out(settings, "train").x.astype(np.float64)
-    x = splits.held_out(settings, "test").x[: config.num_examples].astype(np.float64)
-    generative, _ = closed_forms.maximum_likelihood(train, config.linear_latents)
-    generative = closed_forms.rotated(generative, seed)
-    inference = jax.jit(linear_gaussian.exact_posterior)(generative)
-    del inference["lower"]
-    for name in ("weights", "bias"):
-        inference[name] = (1.0 - config.shrinkage) * inference[name]
-    return linear_terms(x, {"generative": generative, "inference": inference})
+    terms = linear_terms(model, [q], x[: config.num_examples])
+    return jax.tree.map(lambda leaf: leaf[0], terms)
 
 
 def vae_terms(
-    params: Any,
-    x: Float[np.ndarray, "N D"],
+    params: Params,
+    x: Float[np.ndarray, "N ..."],
     *,
     model: Model,
     half_width: float,
@@ -116,49 +98,42 @@ def vae_terms(
     legendre = plane.gauss_legendre(half_width, num_nodes)
     trapezoidal = plane.trapezoidal(half_width, num_nodes)
 
-    @jax.jit
-    def parts(params):
-        joint = plane.log_joint(params, x, legendre, model=model)
-        marginal = jax.vmap(lambda row: plane.log_marginal(row, legendre))(joint)
-        under_q = lambda x: plane.elbo(params, x, model=model, num_nodes=nodes_under_q)  # noqa: E731
-        elbo = jax.vmap(under_q)(x)
+    def example(params, key, x):
+        marginal = plane.log_marginal(plane.log_joint(params, x, legendre, model=model), legendre)
+        elbo = plane.elbo(params, x, model=model, num_nodes=nodes_under_q)
         joint = plane.log_joint(params, x, trapezoidal, model=model)
-        guess = jax.vmap(lambda x: plane.log_posterior(params, x, trapezoidal, model=model))(x)
-        kl = jax.vmap(lambda row, log_q: plane.kl(row, log_q, trapezoidal))(joint, guess)
-        norm = jax.vmap(lambda row: plane.log_marginal(row, trapezoidal))(joint)
-        return Terms(marginal, elbo, kl), jnp.exp(joint - norm[:, None]), jnp.exp(guess)
+        guess = plane.log_posterior(params, x, trapezoidal, model=model)
+        posterior = joint - plane.log_marginal(joint, trapezoidal)
+        terms = Terms(marginal, elbo, plane.kl(joint, guess, trapezoidal))
+        return terms, jnp.exp(posterior), jnp.exp(guess)
 
-    return jax.tree.map(np.asarray, parts(params))
+    found = measure.each(example, [params], x, rows=num_nodes**2)
+    return jax.tree.map(lambda leaf: leaf[0], found)
 
 
 def _vae(config: Config, *, seed: int):
-    settings = config_lib.override_all(
-        config_lib.Config(),
-        {
-            "seed": seed,
-            "model.latent_dims": (2,),
-            "model.hidden_dims": ((config.hidden_units,) * 2,),
-            "training.num_epochs": config.num_epochs,
-        },
+    settings = train.digits_vae(
+        seed=seed,
+        latent_dim=2,
+        hidden_dims=(config.hidden_units,) * 2,
+        num_epochs=config.num_epochs,
     )
     data = splits.training_data(settings)
-    params = vae.train(settings, data, model=vae.build(settings, data))
-    # The initial bias is of no more use, and its digits are of float32.
-    model = vae.build(settings, data._replace(spec=DataSpec(data.spec.shape, None)))
+    model = latent_variable.build(settings.model, data.spec)
+    params = train.trained(settings, data, model=model)
     with jax.enable_x64(True):
-        double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        double = measure.in_float64(params)
         x = splits.held_out(settings, "test").x[: config.num_examples].astype(np.float64)
-        half_width = float(jax.jit(lambda p: plane.half_width(p, x, model=model))(double))
-        nodes = config.grid_nodes
+        half_width = float(measure.half_widths([double], x, model=model)[0])
         found = vae_terms(
             double,
             x,
             model=model,
             half_width=half_width,
-            num_nodes=nodes,
+            num_nodes=config.grid_nodes,
             nodes_under_q=config.nodes_under_q,
         )
-        return *found, np.linspace(-half_width, half_width, nodes)
+    return *found, np.linspace(-half_width, half_width, config.grid_nodes)
 
 
 def compute(config: Config, *, seed: int) -> Findings:

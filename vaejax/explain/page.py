@@ -1,11 +1,11 @@
 """The page of the experiments: questions, figures, numbers and sentences. Pure functions."""
 
-import html
 import json
 import math
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vaejax.storage import html_page
 
@@ -30,18 +30,7 @@ _WORDS = {
     "says about x; a lower bound on log p(x)",
     "L_k": "the bound that k samples of q give together; L_1 is the ELBO",
 }
-_STYLE = """
-body { max-width: 60rem; } h2 { margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1rem; }
-nav li { margin: .4rem 0; } nav span, .small { color: #555; }
-.headline { font-size: 1.15rem; font-weight: 600; color: #0072B2; }
-dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.5rem; }
-figcaption { color: #555; } figure { margin: 1.2rem 0; }
-td, th { padding: .2rem .7rem; } .numbers { overflow-x: auto; }
-code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere; }
-"""
 _SPELLINGS = {"kl": "KL", "elbo": "ELBO", "iwae": "IWAE", "nats": "(nats)", "degrees": "(degrees)"}
-
-
 _PHRASES = {
     "log marginal": "log p(x)",
     "log p x": "log p(x)",
@@ -50,6 +39,20 @@ _PHRASES = {
     "monte carlo": "Monte-Carlo",
 }
 _WIDEST = 7
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+
+class Section(NamedTuple):
+    """What the page says of one experiment, as texts; `name` is the target of its link."""
+
+    name: str
+    question: str
+    headline: str
+    text: str
+    pictures: list[html_page.Picture]
+    tables: list[html_page.Table]
+    command: str
+    budget: str
 
 
 def words(name: str) -> str:
@@ -80,7 +83,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def number_tables(numbers: Mapping[str, Any]) -> str:
+def number_tables(numbers: Mapping[str, Any]) -> list[html_page.Table]:
     """Dicts of the same names as rows of one table, everything else a line each.
 
     A table with many columns is turned over: one row for each quantity.
@@ -95,14 +98,13 @@ def number_tables(numbers: Mapping[str, Any]) -> str:
                 )
         elif not isinstance(value, (list, tuple)):
             groups.setdefault(("", "value"), []).append([words(name), number(value)])
-    return "".join(_number_table([list(head), *rows]) for head, rows in groups.items())
+    return [_number_table([list(head), *rows]) for head, rows in groups.items()]
 
 
-def _number_table(cells: list[list[str]]) -> str:
+def _number_table(cells: list[list[str]]) -> html_page.Table:
     if len(cells[0]) > _WIDEST:
         cells = [list(column) for column in zip(*cells, strict=True)]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in cells[0])
-    return html_page.table(head, [("", row) for row in cells[1:]])
+    return html_page.Table(cells[0], [html_page.Row("", row) for row in cells[1:]])
 
 
 def _command(name: str, seed: int) -> str:
@@ -110,21 +112,20 @@ def _command(name: str, seed: int) -> str:
     return f"python scripts/explain.py --workdir=runs/explain --only={name}{option}"
 
 
-def _section(name: str, entry: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
+def _section(name: str, entry: Mapping[str, Any], images: Mapping[str, bytes]) -> Section:
     budget = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry["config"].items())
-    return "".join(
-        [
-            f'<section id="{html.escape(name)}"><h2>{html.escape(entry["question"])}</h2>',
-            f'<p class="headline">{html.escape(entry["headline"])}</p>',
-            html_page.paragraph(" ".join(entry["sentences"])),
-            *[
-                html_page.figure(f"{name}-{number}", figure["caption"], images[figure["file"]])
-                for number, figure in enumerate(entry["figures"], 1)
-            ],
-            f'<div class="numbers">{number_tables(entry["numbers"])}</div>',
-            f'<p class="small"><code>{html.escape(_command(name, entry["seed"]))}</code> '
-            f"({entry['seconds']:.0f} s; {html.escape(budget)})</p></section>",
-        ]
+    return Section(
+        name=name,
+        question=entry["question"],
+        headline=entry["headline"],
+        text=" ".join(entry["sentences"]),
+        pictures=[
+            html_page.Picture(f"{name}-{number}", figure["caption"], images[figure["file"]])
+            for number, figure in enumerate(entry["figures"], 1)
+        ],
+        tables=number_tables(entry["numbers"]),
+        command=_command(name, entry["seed"]),
+        budget=f"({entry['seconds']:.0f} s; {budget})",
     )
 
 
@@ -138,25 +139,13 @@ def page(
       images: PNG or GIF by the file names in `entries`.
       absent: experiments that have not been run.
     """
-    contents = "".join(
-        f'<li><a href="#{html.escape(name)}">{html.escape(entry["question"])}</a> '
-        f"<span>{html.escape(entry['headline'])}.</span></li>"
-        for name, entry in entries.items()
+    return html_page.render(
+        _TEMPLATES,
+        "explain.html",
+        title=TITLE,
+        opening=_OPENING,
+        words=list(_WORDS.items()),
+        sections=[_section(name, entry, images) for name, entry in entries.items()],
+        absent=absent,
+        seconds=f"{math.fsum(entry['seconds'] for entry in entries.values()):.0f}",
     )
-    words_list = "".join(
-        f"<dt>{html.escape(word)}</dt><dd>{html.escape(text)}</dd>" for word, text in _WORDS.items()
-    )
-    seconds = math.fsum(entry["seconds"] for entry in entries.values())
-    body = [f"<h1>{html.escape(TITLE)}</h1>", *map(html_page.paragraph, _OPENING)]
-    body.append(f"<nav><ol>{contents}</ol></nav>")
-    body.append(f"<details><summary>The words used below</summary><dl>{words_list}</dl></details>")
-    body += [_section(name, entry, images) for name, entry in entries.items()]
-    if absent:
-        body.append(html_page.paragraph(f"Not run: {', '.join(absent)}."))
-    body.append(
-        html_page.paragraph(
-            f"Every number above comes from a run ({seconds:.0f} s in all) and stands with its "
-            "config in explain.json; nothing was typed in by hand."
-        )
-    )
-    return html_page.document(TITLE, body, style=_STYLE)

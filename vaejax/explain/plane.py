@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vaejax.evidence.estimators import quadrature
+from vaejax.models import latents
 from vaejax.types import Model, Params
 
 
@@ -47,34 +48,25 @@ def gauss_legendre(half_width: float | Float[Array, ""], nodes_per_axis: int) ->
     return _product(*np.polynomial.legendre.leggauss(nodes_per_axis), half_width)
 
 
-def _normal(params: Params, x: Float[Array, "D"], *, model: Model):
+def _normal(params: Params, x: Float[Array, "..."], *, model: Model):
     """Mean of q(z|x) and its covariance: minus the inverse Hessian of log q, which is normal."""
-    loc = model.posterior_mean(params, jax.random.key(0), x)[0]
-    precision = -jax.hessian(lambda z: model.log_posterior(params, x, (z,)))(loc)
-    return loc, jnp.linalg.inv(precision)
+    q = model.posterior(params, x)
+    precision = -jax.hessian(q.log_prob)(q.mean)
+    return q.mean, jnp.linalg.inv(precision)
 
 
-def half_width(params: Params, x: Float[Array, "N D"], *, model: Model) -> Float[Array, ""]:
-    """Half the side of a square that holds 8 standard deviations of prior and every q."""
-
-    def reach(x):
-        loc, covariance = _normal(params, x, model=model)
-        return jnp.max(jnp.abs(loc) + 8.0 * jnp.sqrt(jnp.diag(covariance)))
-
-    return jnp.maximum(8.0, jnp.max(jax.vmap(reach)(x)))
+def reach(params: Params, x: Float[Array, "..."], *, model: Model) -> Float[Array, ""]:
+    """Half the side of a square around 0 that holds 8 standard deviations of prior and q."""
+    loc, covariance = _normal(params, x, model=model)
+    return jnp.maximum(8.0, jnp.max(jnp.abs(loc) + 8.0 * jnp.sqrt(jnp.diag(covariance))))
 
 
 def log_joint(
-    params: Params, x: Float[Array, "N D"], rule: Rule, *, model: Model
-) -> Float[Array, "N M"]:
-    """log p(x, z) at every node, in nats; each node is decoded once for all x."""
-    nodes = jnp.asarray(rule.nodes, x.dtype)
-
-    def at_node(z):
-        log_likelihood = jax.vmap(lambda x: model.log_likelihood(params, x, (z,)))(x)
-        return model.log_prior(params, (z,)) + log_likelihood
-
-    return jax.vmap(at_node, out_axes=1)(nodes)
+    params: Params, x: Float[Array, "..."], rule: Rule, *, model: Model
+) -> Float[Array, "M"]:
+    """log p(x, z) at every node, in nats; under `vmap` over x the nodes are decoded once."""
+    at_node = lambda z: latents.log_joint(params, x, z, model=model)  # noqa: E731
+    return jax.vmap(at_node)(jnp.asarray(rule.nodes, x.dtype))
 
 
 def log_marginal(log_joint: Float[Array, "M"], rule: Rule) -> Float[Array, ""]:
@@ -83,11 +75,10 @@ def log_marginal(log_joint: Float[Array, "M"], rule: Rule) -> Float[Array, ""]:
 
 
 def log_posterior(
-    params: Params, x: Float[Array, "D"], rule: Rule, *, model: Model
+    params: Params, x: Float[Array, "..."], rule: Rule, *, model: Model
 ) -> Float[Array, "M"]:
     """log q(z|x) at every node, in nats."""
-    nodes = jnp.asarray(rule.nodes, x.dtype)
-    return jax.vmap(lambda z: model.log_posterior(params, x, (z,)))(nodes)
+    return jax.vmap(model.posterior(params, x).log_prob)(jnp.asarray(rule.nodes, x.dtype))
 
 
 def kl(
@@ -99,13 +90,13 @@ def kl(
     return jnp.sum(weights * (log_posterior - true))
 
 
-def elbo(params: Params, x: Float[Array, "D"], *, model: Model, num_nodes: int) -> Float[Array, ""]:
+def elbo(
+    params: Params, x: Float[Array, "..."], *, model: Model, num_nodes: int
+) -> Float[Array, ""]:
     """E_q[log p(x|z)] by num_nodes^2 Gauss-Hermite nodes under q, minus KL(q || p(z)); nats."""
     loc, covariance = _normal(params, x, model=model)
-    scale = jnp.linalg.cholesky(covariance)
     nodes, log_weights = quadrature.grid(num_nodes, 2)
-    z = loc + jnp.asarray(nodes, x.dtype) @ scale.T
-    log_likelihood = jax.vmap(lambda z: model.log_likelihood(params, x, (z,)))(z)
-    return jnp.asarray(np.exp(log_weights), x.dtype) @ log_likelihood - jnp.sum(
-        model.kl_groups(params, x)
-    )
+    z = loc[None] + jnp.asarray(nodes, x.dtype) @ jnp.linalg.cholesky(covariance).T
+    log_likelihood = jax.vmap(lambda z: model.likelihood(params, z).log_prob(x))(z)
+    expected = jnp.asarray(np.exp(log_weights), x.dtype) @ log_likelihood
+    return expected - jnp.sum(model.kl_groups(params, x))

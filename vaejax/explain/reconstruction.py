@@ -1,7 +1,6 @@
 """Why reconstructing well is not enough: the same VAE trained with beta = 0, 0.1, 1 and 4."""
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +9,16 @@ import numpy as np
 from jaxtyping import Float
 
 from vaejax import config as config_lib
+from vaejax import keys
+from vaejax.config import Optimizer
 from vaejax.data import splits
 from vaejax.data.splits import TrainingData
-from vaejax.explain import plane, reconstruction_pictures, vae, variants
+from vaejax.evaluation import means
+from vaejax.evaluation.means import ExampleMean
+from vaejax.evidence.estimators import annealed
+from vaejax.explain import measure, plane, reconstruction_pictures, train
 from vaejax.explain.result import Picture
-from vaejax.explain.variants import Mean
-from vaejax.models import likelihoods
+from vaejax.models import latent_variable, likelihoods
 from vaejax.schema import field
 from vaejax.types import Model, Params
 
@@ -56,10 +59,9 @@ class Findings(NamedTuple):
       two_latents: log p(x) of the first model minus that of beta = 1, both trained anew with
         two latents, by quadrature: no bound, but the value.
       two_latents_shift: largest change of its log p(x) per digit with 3/4 of the nodes.
-      x: the digits that are shown, [S, D].
-      reconstructions: E[x|z], z ~ q(z|x), of those, [B, S, D].
-      samples: E[x|z], z ~ p(z), [B, T, D].
-      shape: of one image.
+      x: the digits that are shown, [S, H, W, C].
+      reconstructions: E[x|z], z ~ q(z|x), of those, [B, S, H, W, C].
+      samples: E[x|z], z ~ p(z), [B, T, H, W, C].
     """
 
     betas: tuple[float, ...]
@@ -71,116 +73,118 @@ class Findings(NamedTuple):
     log_marginal: Float[np.ndarray, "B N"]
     variance: Float[np.ndarray, "B N"]
     independent: Float[np.ndarray, "N"]
-    two_latents: Mean
+    two_latents: ExampleMean
     two_latents_shift: float
-    x: Float[np.ndarray, "S D"]
-    reconstructions: Float[np.ndarray, "B S D"]
-    samples: Float[np.ndarray, "B T D"]
-    shape: tuple[int, ...]
+    x: Float[np.ndarray, "S H W C"]
+    reconstructions: Float[np.ndarray, "B S H W C"]
+    samples: Float[np.ndarray, "B T H W C"]
 
 
-def _settings(config: Config, *, seed: int, latent_dim: int) -> config_lib.Config:
-    return variants.settings(
+def _settings(config: Config, *, seed: int, latent_dim: int) -> list[config_lib.Config]:
+    """One per beta."""
+    settings = train.digits_vae(
         seed=seed,
         latent_dim=latent_dim,
-        hidden_units=config.hidden_units,
+        hidden_dims=(config.hidden_units,),
         num_epochs=config.num_epochs,
+        optimizer=Optimizer(learning_rate=3e-3, schedule="cosine"),
     )
+    return [config_lib.override_all(settings, {"objective.beta": beta}) for beta in _BETAS]
 
 
-def _images(models: list[Params], key, x, *, model: Model):
+def _images(models: list[Params], x, *, model: Model, seed: int):
     """E[x|z] for z ~ q(z|x) and for z ~ p(z); all models use the same noise."""
-    posterior_key, prior_key = jax.random.split(key)
+    posterior_key, prior_key = jax.random.split(keys.domain(seed, "explain/images"))
 
     @jax.jit
     def run(params):
-        keys = jax.random.split(posterior_key, len(x))
-        z = jax.vmap(lambda key, x: model.sample_posterior(params, key, x))(keys, x)
-        prior = jax.vmap(lambda key: model.sample_prior(params, key))
-        decode = jax.vmap(lambda z: model.likelihood_mean(params, z))
-        return decode(z), decode(prior(jax.random.split(prior_key, _DRAWN)))
+        posterior = jax.vmap(lambda key, x: model.posterior(params, x).sample(key))
+        prior = jax.vmap(model.prior(params).sample)
+        decode = jax.vmap(lambda z: model.likelihood(params, z).mean)
+        rebuilt = decode(posterior(jax.random.split(posterior_key, len(x)), x))
+        return rebuilt, decode(prior(jax.random.split(prior_key, _DRAWN)))
 
     pairs = [jax.tree.map(np.asarray, run(params)) for params in models]
     return (np.stack(part) for part in zip(*pairs, strict=True))
 
 
-def _with_two_latents(config: Config, data: TrainingData, x, *, seed: int) -> tuple[Mean, float]:
+def _with_two_latents(
+    config: Config, data: TrainingData, x, *, seed: int
+) -> tuple[ExampleMean, float]:
     """The first beta against beta = 1 where log p(x) is an integral over the plane."""
     settings = _settings(config, seed=seed, latent_dim=2)
-    model = vae.build(settings, data)
-    betas = [{"objective.beta": np.float32(_BETAS[index])} for index in (0, _REFERENCE)]
-    models = variants.train(settings, betas, data, model=model)
+    model = latent_variable.build(settings[0].model, data.spec)
+    models = [train.trained(settings[index], data, model=model) for index in (0, _REFERENCE)]
 
-    @functools.partial(jax.jit, static_argnames="num_nodes")
-    def log_marginal(params, num_nodes):
+    def log_marginal(models, num_nodes):
         rule = plane.trapezoidal(_HALF_WIDTH, num_nodes)
-        joint = plane.log_joint(params, jnp.asarray(x), rule, model=model)
-        return jax.vmap(lambda row: plane.log_marginal(row, rule))(joint)
 
-    fine = [np.asarray(log_marginal(params, config.grid_nodes)) for params in models]
-    coarse = np.asarray(log_marginal(models[0], 3 * config.grid_nodes // 4))
-    return variants.mean(fine[0] - fine[1]), float(np.abs(fine[0] - coarse).max())
+        def example(params, key, x):
+            return plane.log_marginal(plane.log_joint(params, x, rule, model=model), rule)
+
+        return measure.each(example, models, x, rows=num_nodes**2)
+
+    fine = log_marginal(models, config.grid_nodes)
+    coarse = log_marginal(models[:1], 3 * config.grid_nodes // 4)
+    return means.over_examples(fine[0] - fine[1]), float(np.abs(fine[0] - coarse[0]).max())
 
 
 def independent_pixels(
-    mean: Float[np.ndarray, "D"], x: Float[np.ndarray, "N D"]
+    mean: Float[np.ndarray, "H W C"], x: Float[np.ndarray, "N H W C"]
 ) -> Float[np.ndarray, "N"]:
     """log p(x) of independent Bernoulli pixels with the training mean: no latents at all."""
-    bernoulli = likelihoods.LIKELIHOODS["bernoulli"]
+    bernoulli = likelihoods.LIKELIHOODS["bernoulli"](mean.shape)
     logits = bernoulli.output_bias(jnp.asarray(mean, jnp.float32))
-    return np.asarray(jax.vmap(lambda x: bernoulli.log_prob({}, logits, x))(jnp.asarray(x)))
+    return np.asarray(jax.vmap(bernoulli.distribution({}, logits).log_prob)(jnp.asarray(x)))
 
 
 def compute(config: Config, *, seed: int) -> Findings:
     """Trains the models and measures them on the first test digits."""
     settings = _settings(config, seed=seed, latent_dim=config.latent_dim)
-    data, held_out = splits.training_data(settings), splits.held_out(settings, "test")
-    x = held_out.x[: config.num_examples].astype(np.float32)
-    model = vae.build(settings, data)
-    betas = [{"objective.beta": np.float32(beta)} for beta in _BETAS]
-    models = variants.train(settings, betas, data, model=model)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 4)
-    measured = variants.measure(models, keys[0], x, model=model, num_samples=config.num_samples)
+    data = splits.training_data(settings[0])
+    x = splits.held_out(settings[0], "test").x[: config.num_examples].astype(np.float32)
+    model = latent_variable.build(settings[0].model, data.spec)
+    models = [train.trained(own, data, model=model) for own in settings]
+    found = measure.bounds(models, x, model=model, seed=seed, num_samples=config.num_samples)
     # From the prior: at beta = 0 the encoder's q is too narrow to start from or to scale by.
-    budget = {
-        "start": "prior",
-        "num_temperatures": config.num_temperatures,
-        "num_chains": config.num_chains,
-    }
-    annealed = variants.annealed(models, keys[1], x, model=model, **budget)
+    chains = annealed.Config(
+        start="prior",
+        num_temperatures=config.num_temperatures,
+        num_chains=config.num_chains,
+    )
+    tasks = measure.tasks(models, x, model=model, seed=seed, annealed=chains)
+    log_marginal = measure.annealed(tasks)
     two_latents, shift = _with_two_latents(config, data, x, seed=seed)
-    reconstructions, samples = _images(models, keys[3], x[:_RECONSTRUCTED], model=model)
-    column = lambda name: np.stack([row[name] for row in measured])  # noqa: E731
+    reconstructions, samples = _images(models, x[:_RECONSTRUCTED], model=model, seed=seed)
     return Findings(
         betas=_BETAS,
         num_samples=config.num_samples,
-        reconstruction=column("reconstruction"),
-        kl=column("kl"),
-        elbo=column("elbo"),
-        iwae=column(f"iwae_{config.num_samples}"),
-        log_marginal=np.stack([evidence.value for evidence in annealed]),
-        variance=np.stack([evidence.variance for evidence in annealed]),
+        reconstruction=found["reconstruction"],
+        kl=found["kl"],
+        elbo=found["elbo"],
+        iwae=found[f"iwae_{config.num_samples}"],
+        log_marginal=log_marginal.value,
+        variance=log_marginal.variance,
         independent=independent_pixels(data.spec.mean, x),
         two_latents=two_latents,
         two_latents_shift=shift,
         x=x[:_RECONSTRUCTED],
         reconstructions=reconstructions,
         samples=samples,
-        shape=held_out.shape,
     )
 
 
-def behind(findings: Findings, index: int) -> Mean:
+def behind(findings: Findings, index: int) -> ExampleMean:
     """log p(x) of one model minus that of beta = 1, paired over digits."""
     reference = findings.log_marginal[_REFERENCE]
-    return variants.mean(findings.log_marginal[index] - reference)
+    return means.over_examples(findings.log_marginal[index] - reference)
 
 
 def numbers(findings: Findings) -> dict[str, Any]:
     """One row per beta; errors are standard errors over the test digits."""
     table = {}
     for index, beta in enumerate(findings.betas):
-        log_marginal = variants.mean(findings.log_marginal[index])
+        log_marginal = means.over_examples(findings.log_marginal[index])
         difference = behind(findings, index)
         table[f"beta={beta:g}"] = {
             "reconstruction_nats": float(findings.reconstruction[index].mean()),
@@ -188,18 +192,16 @@ def numbers(findings: Findings) -> dict[str, Any]:
             "elbo_nats": float(findings.elbo[index].mean()),
             "iwae_bound_nats": float(findings.iwae[index].mean()),
             "log_p_x_nats": log_marginal.value,
-            "log_p_x_error_over_digits_nats": log_marginal.error,
-            "log_p_x_monte_carlo_error_nats": float(
-                np.sqrt(findings.variance[index].sum()) / findings.variance.shape[1]
-            ),
+            "log_p_x_error_over_digits_nats": log_marginal.data_se,
+            "log_p_x_monte_carlo_error_nats": means.monte_carlo_error(findings.variance[index]),
             "log_p_x_minus_that_of_beta_1_nats": difference.value,
-            "its_paired_error_nats": difference.error,
+            "its_paired_error_nats": difference.data_se,
         }
     return {
         **table,
         "independent_pixels_log_p_x_nats": float(findings.independent.mean()),
         "two_latents_log_p_x_at_beta_0_minus_beta_1_nats": findings.two_latents.value,
-        "its_paired_error_nats": findings.two_latents.error,
+        "its_paired_error_nats": findings.two_latents.data_se,
         "its_change_with_fewer_nodes_nats": findings.two_latents_shift,
         "num_test_digits": findings.kl.shape[1],
         "importance_samples": findings.num_samples,
@@ -213,9 +215,9 @@ def _extremes(findings: Findings) -> tuple[int, int, int]:
     return best, int(log_marginal.argmax()), int(log_marginal.argmin())
 
 
-def _against(difference: Mean) -> str:
+def _against(difference: ExampleMean) -> str:
     """A comparison in words that two standard errors allow."""
-    if abs(difference.value) <= 2.0 * difference.error:
+    if abs(difference.value) <= 2.0 * difference.data_se:
         return "not to be told apart from"
     return "worse than" if difference.value < 0.0 else "better than"
 
@@ -226,7 +228,9 @@ def _rank(findings: Findings, index: int, worst: int) -> str:
         return f"the lowest is that of beta = {findings.betas[worst]:g}"
     others = [i for i in range(len(findings.betas)) if i != index]
     next_worst = min(others, key=lambda i: findings.log_marginal[i].mean())
-    difference = variants.mean(findings.log_marginal[index] - findings.log_marginal[next_worst])
+    difference = means.over_examples(
+        findings.log_marginal[index] - findings.log_marginal[next_worst]
+    )
     relation = _against(difference)
     if relation == "worse than":
         return "the worst of all"
@@ -239,7 +243,7 @@ def headline(findings: Findings) -> str:
     difference = behind(findings, sharpest)
     return (
         f"Best reconstruction: beta = {findings.betas[sharpest]:g}; its log p(x) minus that of "
-        f"beta = 1: {difference.value:+.1f} +- {difference.error:.1f} nats"
+        f"beta = 1: {difference.value:+.1f} +- {difference.data_se:.1f} nats"
     )
 
 
@@ -257,14 +261,14 @@ def sentences(findings: Findings) -> list[str]:
         )
     )
     rank = _rank(findings, sharpest, worst)
-    difference = variants.mean(findings.log_marginal[sharpest] - findings.log_marginal[best])
-    pixels = variants.mean(findings.log_marginal[sharpest] - findings.independent)
+    difference = means.over_examples(findings.log_marginal[sharpest] - findings.log_marginal[best])
+    pixels = means.over_examples(findings.log_marginal[sharpest] - findings.independent)
     return [
         f"{beta[sharpest]} reconstructs test digits best, {reconstruction[sharpest]:.1f} nats "
         f"against {reconstruction[best]:.1f} at {beta[best]}, but as a model of the data it is "
         f"{_against(difference)} {beta[best]}: log p(x) is {log_marginal[sharpest]:.2f} against "
         f"{log_marginal[best]:.2f} nats, a difference of {difference.value:.2f} +- "
-        f"{difference.error:.2f} ({rank}).",
+        f"{difference.data_se:.2f} ({rank}).",
         f"log p(x) asks how probable a digit is when z is drawn from the prior, and at "
         f"{beta[sharpest]} the encoder puts its codes KL = {kl[sharpest]:.0f} nats away from there "
         f"({kl[best]:.1f} at {beta[best]}): the prior rarely draws where it learned to decode, "
@@ -275,7 +279,7 @@ def sentences(findings: Findings) -> list[str]:
         f"finds {log_marginal[sharpest]:.1f}; both are lower bounds, so the comparison was made "
         f"again with two latents, where quadrature gives log p(x) itself: {beta[0]} minus "
         f"{beta[_REFERENCE]} is {findings.two_latents.value:.2f} +- "
-        f"{findings.two_latents.error:.2f} nats.",
+        f"{findings.two_latents.data_se:.2f} nats.",
     ]
 
 

@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vaejax.evaluation import figures as plots
+from vaejax.evaluation.means import ExampleMean
 from vaejax.explain import draw
 from vaejax.explain.result import Picture
-from vaejax.explain.variants import Mean
 
 
-def pictures(findings: Any, differences: list[Mean]) -> dict[str, Picture]:
+def pictures(findings: Any, differences: list[ExampleMean]) -> dict[str, Picture]:
     """`findings` is `reconstruction.Findings`, `differences` its log p(x) minus beta = 1's."""
     return {
         "nats": Picture(
@@ -39,7 +39,7 @@ def _bars(axes: Any, values: np.ndarray, names: list[str], color: str, form: str
     axes.invert_yaxis()
 
 
-def _nats(findings: Any, differences: list[Mean]) -> Figure:
+def _nats(findings: Any, differences: list[ExampleMean]) -> Figure:
     figure, (left, middle, right) = draw.panels(11.5, 3.2, 1, 3)
     names = [f"beta = {beta:g}" for beta in findings.betas]
     reconstruction = findings.reconstruction.mean(axis=1)
@@ -52,7 +52,7 @@ def _nats(findings: Any, differences: list[Mean]) -> Figure:
     shift = findings.log_marginal.mean(axis=1)
     for position, (difference, value) in enumerate(zip(differences, shift, strict=True)):
         right.errorbar(
-            difference.value, position, xerr=2 * difference.error, fmt="o", capsize=4,
+            difference.value, position, xerr=2 * difference.data_se, fmt="o", capsize=4,
             color=draw.LOG_MARGINAL,
         )  # fmt: skip
         right.annotate(
@@ -65,7 +65,7 @@ def _nats(findings: Any, differences: list[Mean]) -> Figure:
     right.axvline(0.0, color=draw.DATA, lw=0.8)
     right.set_yticks(range(len(names)), names)
     right.set_ylim(len(names) - 0.5, -1.1)
-    low = min(difference.value - 2 * difference.error for difference in differences)
+    low = min(difference.value - 2 * difference.data_se for difference in differences)
     right.set_xlim(min(low, pixels) - 1.0, 2.0)
     draw.finish(
         right, xlabel="nats (further right: better)", title="log p(x) minus that of beta = 1"
@@ -79,7 +79,7 @@ def _pixels(findings: Any) -> Figure:
     across = findings.x.shape[0]
 
     def show(panel, images, columns, title):
-        grid = plots.image_grid(images, findings.shape, columns)
+        grid = plots.image_grid(images, images.shape[1:], columns)
         panel.imshow(grid, interpolation="nearest")
         panel.set_title(title, fontsize=9)
 

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 
@@ -15,6 +17,24 @@ class Picture(NamedTuple):
 
     caption: str
     image: Figure | bytes
+
+
+class Terms(NamedTuple):
+    """log p(x) = ELBO + KL in its three parts, computed apart; arrays of one shape, nats, float64.
+
+    Attributes:
+      log_marginal: log p(x).
+      elbo: the ELBO.
+      kl: KL(q(z|x) || p(z|x)).
+    """
+
+    log_marginal: Float[np.ndarray, "*N"]
+    elbo: Float[np.ndarray, "*N"]
+    kl: Float[np.ndarray, "*N"]
+
+    def residual(self) -> Float[np.ndarray, "*N"]:
+        """|log p(x) - ELBO - KL|: nothing but rounding and quadrature."""
+        return np.abs(self.log_marginal - self.elbo - self.kl)
 
 
 class Experiment(Protocol):

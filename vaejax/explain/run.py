@@ -1,6 +1,5 @@
 """Running the experiments: numbers, figures and the page, written as each one ends."""
 
-import dataclasses
 import io
 import math
 import pathlib
@@ -16,11 +15,22 @@ from vaejax.explain import page as explain_page
 from vaejax.explain.config import Config
 from vaejax.explain.experiments import EXPERIMENTS
 from vaejax.explain.result import Picture
+from vaejax.storage import files, json_files
 from vaejax.storage import workdir as workdir_lib
 
 RESULT = "explain.json"
 PAGE = "explain.html"
-_KEYS = ("question", "headline", "seed", "seconds", "config", "numbers", "sentences", "figures")
+_LONGEST = 1e12  # seconds; more is no time but a broken file
+_TYPES = {
+    "question": str,
+    "headline": str,
+    "seed": int,
+    "seconds": (int, float),
+    "config": dict,
+    "numbers": dict,
+    "sentences": list,
+    "figures": list,
+}
 
 
 def explain(
@@ -44,7 +54,9 @@ def explain(
         not finite.
     """
     names = select(only)
-    with workdir_lib.lock(workdir):
+    with workdir_lib.lock(workdir) as warning:
+        if warning:
+            console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
         entries = read(workdir)
         for name in names:
             console.print(f"{name}: {EXPERIMENTS[name].QUESTION}", soft_wrap=True)
@@ -53,7 +65,7 @@ def explain(
             for file, image in images.items():
                 _write(workdir / file, image)
             entries = _in_order(entries | {name: entry})
-            workdir_lib.write_json(workdir / RESULT, entries)
+            files.write_json(workdir / RESULT, entries)
             _write_page(workdir, entries)
     return entries
 
@@ -77,18 +89,18 @@ def run(name: str, config: Any, *, seed: int) -> tuple[dict[str, Any], dict[str,
     numbers = module.numbers(findings)
     _check_finite(name, numbers)
     pictures = module.pictures(findings)
-    files = {key: f"figures/{name}-{key}.{_suffix(item)}" for key, item in pictures.items()}
-    images = {files[key]: _render(item) for key, item in pictures.items()}
+    names = {key: f"figures/{name}-{key}.{_suffix(item)}" for key, item in pictures.items()}
+    images = {names[key]: _render(item) for key, item in pictures.items()}
     entry = {
         "question": module.QUESTION,
         "headline": module.headline(findings),
         "seed": seed,
         "seconds": time.monotonic() - started,
-        "config": schema.plain(dataclasses.asdict(config)),
+        "config": schema.to_dict(config),
         "numbers": numbers,
         "sentences": module.sentences(findings),
         "figures": [
-            {"file": files[key], "caption": item.caption} for key, item in pictures.items()
+            {"file": names[key], "caption": item.caption} for key, item in pictures.items()
         ],
     }
     return entry, images
@@ -98,18 +110,46 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     """The entries of an earlier run in `workdir`, or none.
 
     Raises:
-      UserError: explain.json is not what this module writes.
+      UserError: explain.json is not what this module writes, or names a figure outside
+        `workdir`.
     """
     path = workdir / RESULT
     if not path.is_file():
         return {}
-    entries = workdir_lib.read_json(path)
-    whole = isinstance(entries, dict) and all(
-        isinstance(entry, dict) and all(key in entry for key in _KEYS) for entry in entries.values()
-    )
-    if not whole:
+    entries = json_files.read_json(path)
+    if not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
         raise UserError(f"{path}: is no result of scripts/explain.py; move it away, then run again")
+    for name, entry in entries.items():
+        for figure in entry["figures"]:
+            if not _is_inside(workdir, figure["file"]):
+                raise UserError(
+                    f"{path}: {name}: the figure {figure['file']!r} lies outside {workdir}; move "
+                    f"{RESULT} away, then run again"
+                )
     return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not all(
+        isinstance(entry.get(key), kind) for key, kind in _TYPES.items()
+    ):
+        return False
+    if not 0 <= entry["seconds"] < _LONGEST:
+        return False
+    return all(isinstance(text, str) for text in entry["sentences"]) and all(
+        isinstance(figure, dict)
+        and isinstance(figure.get("file"), str)
+        and isinstance(figure.get("caption"), str)
+        for figure in entry["figures"]
+    )
+
+
+def _is_inside(workdir: pathlib.Path, file: str) -> bool:
+    """Whether `file`, links followed, lies in `workdir`: only such files go into the page."""
+    try:
+        return (workdir / file).resolve().is_relative_to(workdir.resolve())
+    except (OSError, ValueError, RuntimeError):  # a null byte, a loop of links
+        return False
 
 
 def _check_finite(name: str, numbers: dict[str, Any]) -> None:
@@ -140,16 +180,19 @@ def _in_order(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
-    workdir_lib.write_atomically(path, lambda handle: handle.write(content))
+    files.write_atomically(path, lambda handle: handle.write(content))
 
 
 def _write_page(workdir: pathlib.Path, entries: dict[str, Any]) -> None:
     """The page of all entries whose figures are there."""
     shown, images = {}, {}
     for name in (name for name in EXPERIMENTS if name in entries):
-        files = [workdir / figure["file"] for figure in entries[name]["figures"]]
-        if all(file.is_file() for file in files):
+        paths = [workdir / figure["file"] for figure in entries[name]["figures"]]
+        if all(path.is_file() for path in paths):
             shown[name] = entries[name]
-            images |= {str(file.relative_to(workdir)): file.read_bytes() for file in files}
+            images |= {
+                figure["file"]: path.read_bytes()
+                for figure, path in zip(entries[name]["figures"], paths, strict=True)
+            }
     absent = [name for name in EXPERIMENTS if name not in shown]
     _write(workdir / PAGE, explain_page.page(shown, images, absent).encode())

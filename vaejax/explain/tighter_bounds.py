@@ -3,18 +3,19 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vaejax.config import Objective, Optimizer
 from vaejax.data import splits
+from vaejax.evaluation import means
+from vaejax.evaluation.means import ExampleMean
 from vaejax.evidence import gaps
-from vaejax.explain import tighter_bounds_pictures, vae, variants
+from vaejax.evidence.estimators import annealed
+from vaejax.explain import measure, tighter_bounds_pictures, train
 from vaejax.explain.result import Picture
-from vaejax.explain.variants import Mean
+from vaejax.models import latent_variable
 from vaejax.schema import field
-from vaejax.types import Model, Params
 
 QUESTION = "What do more samples buy: the ELBO or an importance-weighted bound?"
 _SIZES = (1, 5, 50)
@@ -57,71 +58,62 @@ class Findings(NamedTuple):
     best: Float[np.ndarray, "B N"]
     best_full: Float[np.ndarray, "B N"]
 
-    def parts(self, index: int) -> dict[str, Mean]:
+    def parts(self, index: int) -> dict[str, ExampleMean]:
         """log p(x) - ELBO of one model and its two parts, which add up (Cremer et al. 2018)."""
         elbo, best = self.bounds[index, 0], self.best[index]
         return {
-            "inference": variants.mean(self.log_marginal[index] - elbo),
-            "approximation": variants.mean(self.log_marginal[index] - best),
-            "amortization": variants.mean(best - elbo),
+            "inference": means.over_examples(self.log_marginal[index] - elbo),
+            "approximation": means.over_examples(self.log_marginal[index] - best),
+            "amortization": means.over_examples(best - elbo),
         }
-
-
-def _best_elbos(models: list[Params], key, x, *, model: Model, config: Config) -> list[gaps.Elbos]:
-    budget = gaps.Config(
-        num_steps=config.gap_steps, num_samples=config.gap_samples, elbo_samples=500
-    )
-
-    @jax.jit
-    def run(params):
-        keys = jax.random.split(key, len(x))
-        elbos = lambda key, x: gaps.elbos(params, key, x, model=model, config=budget)  # noqa: E731
-        return jax.vmap(elbos)(keys, jnp.asarray(x))
-
-    return [jax.tree.map(np.asarray, run(params)) for params in models]
 
 
 def compute(config: Config, *, seed: int) -> Findings:
     """Trains with k = 1, 5 and 50, and measures on the first test digits."""
-    models = []
-    for size in _SIZES:
-        settings = variants.settings(
+    settings = [
+        train.digits_vae(
             seed=seed,
             latent_dim=config.latent_dim,
-            hidden_units=config.hidden_units,
+            hidden_dims=(config.hidden_units,),
             num_epochs=config.num_epochs,
-            num_samples=size,
+            objective=Objective(bound="elbo" if size == 1 else "iwae", num_samples=size),
+            optimizer=Optimizer(learning_rate=3e-3, schedule="cosine"),
         )
-        data = splits.training_data(settings) if size == _SIZES[0] else data
-        model = vae.build(settings, data) if size == _SIZES[0] else model
-        models += variants.train(settings, [{}], data, model=model)
-    x = splits.held_out(settings, "test").x[: config.num_examples].astype(np.float32)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
-    measured = variants.measure(models, keys[0], x, model=model, num_samples=config.num_samples)
-    annealed = variants.annealed(
+        for size in _SIZES
+    ]
+    data = splits.training_data(settings[0])
+    x = splits.held_out(settings[0], "test").x[: config.num_examples].astype(np.float32)
+    model = latent_variable.build(settings[0].model, data.spec)
+    models = [train.trained(own, data, model=model) for own in settings]
+    found = measure.bounds(models, x, model=model, seed=seed, num_samples=config.num_samples)
+    tasks = measure.tasks(
         models,
-        keys[1],
         x,
         model=model,
-        num_temperatures=config.num_temperatures,
-        num_chains=config.num_chains,
+        seed=seed,
+        annealed=annealed.Config(
+            num_temperatures=config.num_temperatures, num_chains=config.num_chains
+        ),
+        gaps=gaps.Config(
+            num_steps=config.gap_steps, num_samples=config.gap_samples, elbo_samples=500
+        ),
     )
-    best = _best_elbos(models, keys[2], x, model=model, config=config)
-    sizes = tuple(sorted(int(name[5:]) for name in measured[0] if name.startswith("iwae_")))
+    log_marginal, best = measure.annealed(tasks), measure.best_elbos(tasks).best
+    sizes = tuple(sorted(int(name[5:]) for name in found if name.startswith("iwae_")))
     return Findings(
         trained_with=_SIZES,
         sizes=sizes,
-        bounds=np.stack([[row[f"iwae_{k}"] for k in sizes] for row in measured]),
-        log_marginal=np.stack([evidence.value for evidence in annealed]),
-        variance=np.stack([evidence.variance for evidence in annealed]),
-        best=np.stack([elbos.best[_FAMILY][:, 0] for elbos in best]),
-        best_full=np.stack([elbos.best["full_covariance"][:, 0] for elbos in best]),
+        bounds=np.stack([found[f"iwae_{k}"] for k in sizes], axis=1),
+        log_marginal=log_marginal.value,
+        variance=log_marginal.variance,
+        best=best[_FAMILY][..., 0],
+        best_full=best["full_covariance"][..., 0],
     )
 
 
-def _change(values: Float[np.ndarray, "B N"], index: int) -> Mean:
+def _change(values: Float[np.ndarray, "B N"], index: int) -> ExampleMean:
     """One model minus the one trained with k = 1, paired over digits."""
-    return variants.mean(values[index] - values[0])
+    return means.over_examples(values[index] - values[0])
 
 
 def numbers(findings: Findings) -> dict[str, Any]:
@@ -132,44 +124,42 @@ def numbers(findings: Findings) -> dict[str, Any]:
         elbo = _change(findings.bounds[:, 0], index)
         row = {
             "log_p_x_nats": float(findings.log_marginal[index].mean()),
-            "log_p_x_monte_carlo_error_nats": float(
-                np.sqrt(findings.variance[index].sum()) / findings.variance.shape[1]
-            ),
+            "log_p_x_monte_carlo_error_nats": means.monte_carlo_error(findings.variance[index]),
             "log_p_x_minus_that_of_k_1_nats": log_marginal.value,
-            "log_p_x_difference_error_nats": log_marginal.error,
+            "log_p_x_difference_error_nats": log_marginal.data_se,
             "elbo_nats": float(findings.bounds[index, 0].mean()),
             "elbo_minus_that_of_k_1_nats": elbo.value,
-            "elbo_difference_error_nats": elbo.error,
+            "elbo_difference_error_nats": elbo.data_se,
         }
         for name, part in findings.parts(index).items():
-            row |= {f"{name}_gap_nats": part.value, f"{name}_gap_error_nats": part.error}
-        full = variants.mean(findings.log_marginal[index] - findings.best_full[index])
+            row |= {f"{name}_gap_nats": part.value, f"{name}_gap_error_nats": part.data_se}
+        full = means.over_examples(findings.log_marginal[index] - findings.best_full[index])
         row["approximation_gap_of_any_normal_nats"] = full.value
-        row["approximation_gap_of_any_normal_error_nats"] = full.error
+        row["approximation_gap_of_any_normal_error_nats"] = full.data_se
         table[f"trained with k={size}"] = row
     ladder = {}
     for size, bound in zip(findings.sizes, findings.bounds[0], strict=True):
-        short = variants.mean(findings.log_marginal[0] - bound)
+        short = means.over_examples(findings.log_marginal[0] - bound)
         ladder[f"L_{size}"] = {
             "bound_nats": float(bound.mean()),
             "log_p_x_minus_bound_nats": short.value,
-            "its_paired_error_nats": short.error,
+            "its_paired_error_nats": short.data_se,
         }
     return {**table, **ladder, "num_test_digits": findings.best.shape[1]}
 
 
-def _moved(change: Mean) -> str:
+def _moved(change: ExampleMean) -> str:
     """ "rises by", "falls by" or "changes by", as two standard errors allow."""
-    if abs(change.value) <= 2.0 * change.error:
-        return f"changes by {change.value:+.2f} +- {change.error:.2f} nats, within its error"
+    if abs(change.value) <= 2.0 * change.data_se:
+        return f"changes by {change.value:+.2f} +- {change.data_se:.2f} nats, within its error"
     verb = "rises" if change.value > 0 else "falls"
-    return f"{verb} by {abs(change.value):.2f} +- {change.error:.2f} nats"
+    return f"{verb} by {abs(change.value):.2f} +- {change.data_se:.2f} nats"
 
 
-def _short(gap: Mean) -> str:
+def _short(gap: ExampleMean) -> str:
     """How far a bound falls short, and whether that can be told from nothing."""
-    seen = "" if abs(gap.value) > 2.0 * gap.error else ", nothing that could be told from zero"
-    return f"{gap.value:.3f} +- {gap.error:.3f}{seen}"
+    seen = "" if abs(gap.value) > 2.0 * gap.data_se else ", nothing that could be told from zero"
+    return f"{gap.value:.3f} +- {gap.data_se:.3f}{seen}"
 
 
 def _reason(findings: Findings) -> str:
@@ -177,10 +167,10 @@ def _reason(findings: Findings) -> str:
     approximation = findings.log_marginal - findings.best
     amortization = findings.best - findings.bounds[:, 0]
     growth = approximation - amortization
-    excess = variants.mean(growth[-1] - growth[0])
+    excess = means.over_examples(growth[-1] - growth[0])
     moved = "the true posterior has moved away from every diagonal normal"
     behind = "the encoder is further from the best q it could give"
-    if abs(excess.value) <= 2.0 * excess.error:
+    if abs(excess.value) <= 2.0 * excess.data_se:
         return f"in about equal parts because {moved} and because {behind}"
     return f"mostly because {moved if excess.value > 0 else behind}"
 
@@ -191,15 +181,15 @@ def headline(findings: Findings) -> str:
     elbo = _change(findings.bounds[:, 0], -1)
     return (
         f"Training with k = {findings.trained_with[-1]}: log p(x) {log_marginal.value:+.2f} +- "
-        f"{log_marginal.error:.2f}, ELBO {elbo.value:+.2f} +- {elbo.error:.2f} nats"
+        f"{log_marginal.data_se:.2f}, ELBO {elbo.value:+.2f} +- {elbo.data_se:.2f} nats"
     )
 
 
 def sentences(findings: Findings) -> list[str]:
     """L_k on one model; training on it; where the ELBO's loss comes from."""
     elbo, top = findings.bounds[0, 0], findings.bounds[0, -1]
-    before = variants.mean(findings.log_marginal[0] - elbo)
-    after = variants.mean(findings.log_marginal[0] - top)
+    before = means.over_examples(findings.log_marginal[0] - elbo)
+    after = means.over_examples(findings.log_marginal[0] - top)
     last = findings.trained_with[-1]
     first_parts, last_parts = findings.parts(0), findings.parts(-1)
     wider = {name: last_parts[name].value - part.value for name, part in first_parts.items()}
@@ -207,7 +197,7 @@ def sentences(findings: Findings) -> list[str]:
     reason = _reason(findings)
     return [
         f"On one model nothing changes but the bound: the ELBO lies {before.value:.3f} +- "
-        f"{before.error:.3f} nats below log p(x), and L_{findings.sizes[-1]}, which averages "
+        f"{before.data_se:.3f} nats below log p(x), and L_{findings.sizes[-1]}, which averages "
         f"{findings.sizes[-1]:,} weights before the logarithm, {_short(after)}.",
         f"Training on L_k is another matter, as it changes the model: from k = 1 to k = {last}, "
         f"log p(x) {_moved(_change(findings.log_marginal, -1))}, while the ELBO "

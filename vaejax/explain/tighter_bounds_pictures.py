@@ -6,13 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from vaejax.evaluation.means import ExampleMean
 from vaejax.explain import draw
 from vaejax.explain.result import Picture
-from vaejax.explain.variants import Mean
 
 
 def pictures(
-    findings: Any, parts: list[dict[str, Mean]], changes: dict[str, list[Mean]]
+    findings: Any, parts: list[dict[str, ExampleMean]], changes: dict[str, list[ExampleMean]]
 ) -> dict[str, Picture]:
     """`findings` is `tighter_bounds.Findings`; `changes` are differences to k = 1."""
     return {
@@ -58,14 +58,14 @@ def _ladder(findings: Any) -> Figure:
 
 
 def _training(
-    findings: Any, parts: list[dict[str, Mean]], changes: dict[str, list[Mean]]
+    findings: Any, parts: list[dict[str, ExampleMean]], changes: dict[str, list[ExampleMean]]
 ) -> Figure:
     figure, (left, right) = draw.panels(10.0, 3.8, 1, 2)
     positions = np.arange(len(parts))
     names = [f"k = {size}" for size in findings.trained_with]
     colors = {"log p(x)": draw.LOG_MARGINAL, "ELBO": draw.ELBO}
     for shift, (name, row) in zip((-0.08, 0.08), changes.items(), strict=True):
-        values, errors = [c.value for c in row], [2 * c.error for c in row]
+        values, errors = [c.value for c in row], [2 * c.data_se for c in row]
         left.errorbar(
             positions + shift, values, yerr=errors, fmt="o-", capsize=4, color=colors[name],
             label=name,
@@ -96,7 +96,7 @@ def _training(
         bottom += values
     total = [part["inference"] for part in parts]
     right.errorbar(
-        positions, bottom, yerr=[2 * gap.error for gap in total], fmt="none", color="black",
+        positions, bottom, yerr=[2 * gap.data_se for gap in total], fmt="none", color="black",
         capsize=4,
     )  # fmt: skip
     right.set_xlim(-0.5, len(parts) - 0.2)

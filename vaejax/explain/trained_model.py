@@ -1,19 +1,19 @@
 """Both halves are trained: how much of the ELBO's rise is log p(x), how much a smaller KL."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from vaejax import config as config_lib
+from vaejax.config import Optimizer
 from vaejax.data import splits
-from vaejax.explain import draw, plane, vae
-from vaejax.explain.result import Picture
+from vaejax.explain import draw, measure, plane, train
+from vaejax.explain.result import Picture, Terms
+from vaejax.models import latent_variable
 from vaejax.schema import field
-from vaejax.types import DataSpec, Model, Params
 
 QUESTION = "When a VAE trains, does the model get better, or only the encoder?"
 
@@ -30,66 +30,42 @@ class Config:
     nodes_under_q: int = field(32, "Gauss-Hermite nodes per latent", low=8, high=180)
 
 
-class Findings(NamedTuple):
-    """Means over the measured digits before training and after each epoch, nats, [E + 1].
-
-    Attributes:
-      log_marginal: log p(x), by the trapezoidal rule.
-      elbo: the ELBO, by Gauss-Hermite quadrature under q.
-      kl: KL(q(z|x) || p(z|x)), by the same rule, the posterior normalised by it.
-    """
-
-    log_marginal: Float[np.ndarray, "E"]
-    elbo: Float[np.ndarray, "E"]
-    kl: Float[np.ndarray, "E"]
-
-    def residual(self) -> Float[np.ndarray, "E"]:
-        """|log p(x) - ELBO - KL| of the means: the error of the quadratures."""
-        return np.abs(self.log_marginal - self.elbo - self.kl)
-
-
-def measure(
-    params: Params,
-    x: Float[np.ndarray, "N D"],
-    *,
-    model: Model,
-    num_nodes: int,
-    nodes_under_q: int,
-) -> tuple[Float[np.ndarray, ""], ...]:
-    """Means of log p(x), ELBO and KL over the rows of x; the ELBO knows nothing of the others."""
-    rule = plane.trapezoidal(plane.half_width(params, x, model=model), num_nodes)
-    joint = plane.log_joint(params, x, rule, model=model)
-    marginal = jax.vmap(lambda row: plane.log_marginal(row, rule))(joint)
-    guess = jax.vmap(lambda x: plane.log_posterior(params, x, rule, model=model))(x)
-    kl = jax.vmap(lambda row, log_q: plane.kl(row, log_q, rule))(joint, guess)
-    under_q = lambda x: plane.elbo(params, x, model=model, num_nodes=nodes_under_q)  # noqa: E731
-    return marginal.mean(), jax.vmap(under_q)(x).mean(), kl.mean()
+Findings = Terms
+"""Means over the measured digits before training and after each epoch, [E + 1]: log p(x) by the
+trapezoidal rule, the ELBO by Gauss-Hermite quadrature under q, the KL by the trapezoidal rule."""
 
 
 def compute(config: Config, *, seed: int) -> Findings:
     """Trains on the ELBO and measures all three parts before it and after every epoch."""
-    settings = config_lib.override_all(
-        config_lib.Config(),
-        {
-            "seed": seed,
-            "model.latent_dims": (2,),
-            "model.hidden_dims": ((config.hidden_units,) * 2,),
-            "optimizer.learning_rate": config.learning_rate,
-            "training.num_epochs": config.num_epochs,
-        },
+    settings = train.digits_vae(
+        seed=seed,
+        latent_dim=2,
+        hidden_dims=(config.hidden_units,) * 2,
+        num_epochs=config.num_epochs,
+        optimizer=Optimizer(learning_rate=config.learning_rate),
     )
     data = splits.training_data(settings)
-    x = splits.held_out(settings, "train").x[: config.num_examples]
-    # The initial bias is of no more use, and its digits are of float32.
-    model = vae.build(settings, data._replace(spec=DataSpec(data.spec.shape, None)))
-    nodes = {"num_nodes": config.grid_nodes, "nodes_under_q": config.nodes_under_q}
-    measured = jax.jit(lambda params, x: measure(params, x, model=model, **nodes))
-    rows = []
-    for params in vae.epochs(settings, data, model=vae.build(settings, data)):
-        with jax.enable_x64(True):
-            double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-            rows.append([float(value) for value in measured(double, x.astype(np.float64))])
-    return Findings(*map(np.asarray, zip(*rows, strict=True)))
+    x = splits.held_out(settings, "train").x[: config.num_examples].astype(np.float64)
+    model = latent_variable.build(settings.model, data.spec)
+
+    def example(variant, key, x):
+        params, half_width = variant
+        rule = plane.trapezoidal(half_width, config.grid_nodes)
+        joint = plane.log_joint(params, x, rule, model=model)
+        guess = plane.log_posterior(params, x, rule, model=model)
+        return Terms(
+            plane.log_marginal(joint, rule),
+            plane.elbo(params, x, model=model, num_nodes=config.nodes_under_q),
+            plane.kl(joint, guess, rule),
+        )
+
+    course = list(train.epochs(settings, data.images, kind=data.kind, model=model))
+    with jax.enable_x64(True):
+        double = [measure.in_float64(params) for params in course]
+        widths = measure.half_widths(double, x, model=model)
+        variants = list(zip(double, widths, strict=True))
+        parts = measure.each(example, variants, x, rows=config.grid_nodes**2)
+    return Terms(*(part.mean(axis=1) for part in parts))
 
 
 def _rises(findings: Findings) -> tuple[Float[np.ndarray, "E"], ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vaejax.objectives import bounds, gradients
+from vaejax.parts import Part
 from vaejax.types import Model, Params
 
 GROUPS = {"phi": "inference", "theta": "generative"}
@@ -21,15 +22,25 @@ Z_LIMIT = 3.0
 
 
 class Pair(NamedTuple):
-    """A bound and a gradient estimator, as configs name them."""
+    """A bound and the name of a gradient estimator."""
 
-    bound: str
+    bound: Part
     estimator: str
 
     @property
     def label(self) -> str:
         """ "bound:estimator", as the command line has it."""
         return f"{self.bound}:{self.estimator}"
+
+    @property
+    def record(self) -> gradients.Gradient:
+        """The estimator itself."""
+        return gradients.GRADIENTS[self.estimator]
+
+    @property
+    def reference(self) -> "Pair":
+        """The pair known to be unbiased that this one is compared with; may be itself."""
+        return Pair(self.bound, self.record.reference)
 
 
 class Moments(NamedTuple):
@@ -48,25 +59,18 @@ class Moments(NamedTuple):
     difference_square: PyTree
 
 
-def reference_of(pair: Pair) -> Pair:
-    """The estimator known to be unbiased that `pair` is compared with."""
-    own = {"doubly_reparameterized_wake_phi": "wake_phi", "sleep_phi": "sleep_phi"}
-    fallback = pair.estimator if pair.estimator == "wake_phi" else "pathwise"
-    return Pair(pair.bound, own.get(pair.estimator, fallback))
-
-
 def gradient(
     params: Params,
     key: PRNGKeyArray,
-    x: Float[Array, "E D"],
+    x: Float[Array, "E ..."],
     *,
     model: Model,
     pair: Pair,
     num_samples: int,
 ) -> Params:
     """One draw of the gradient of the mean bound of E examples, with K samples each."""
-    surrogate = gradients.GRADIENTS[pair.estimator]
-    target = gradients.Target(bounds.make(pair.bound), num_samples)
+    surrogate = pair.record.surrogate
+    target = gradients.Target(bounds.of(pair.bound), num_samples)
 
     def objective(params):
         keys = jax.random.split(key, x.shape[0])
@@ -90,7 +94,7 @@ def add_draw(count: Array, mean: PyTree, square: PyTree, value: PyTree) -> tuple
 def draw_moments(
     params: Params,
     key: PRNGKeyArray,
-    x: Float[Array, "E D"],
+    x: Float[Array, "E ..."],
     *,
     model: Model,
     pairs: Sequence[Pair],
@@ -101,8 +105,7 @@ def draw_moments(
 
     All pairs share the keys of draw n, and so do their references.
     """
-    references = {pair: reference_of(pair) for pair in pairs}
-    needed = list(dict.fromkeys([*pairs, *references.values()]))
+    needed = list(dict.fromkeys([*pairs, *(pair.reference for pair in pairs)]))
     zeros = jax.tree.map(jnp.zeros_like, params)
 
     def draw(moments, step):
@@ -113,7 +116,7 @@ def draw_moments(
         }
         updated = {}
         for pair, old in moments.items():
-            difference = jax.tree.map(jnp.subtract, drawn[pair], drawn[references[pair]])
+            difference = jax.tree.map(jnp.subtract, drawn[pair], drawn[pair.reference])
             own = add_draw(count, old.mean, old.square, drawn[pair])
             paired = add_draw(count, old.difference_mean, old.difference_square, difference)
             updated[pair] = Moments(*own, *paired)
@@ -233,7 +236,7 @@ def slope(num_samples: Sequence[int], snrs: Sequence[float]) -> float | None:
 
 
 def make_timed(
-    params: Params, x: Float[Array, "E D"], *, model: Model, pair: Pair, num_samples: int
+    params: Params, x: Float[Array, "E ..."], *, model: Model, pair: Pair, num_samples: int
 ) -> Callable[[PRNGKeyArray], Params]:
     """A compiled function from a key to one draw of one pair, for timing."""
     return jax.jit(

@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from vaejax import config as config_lib
-from vaejax import specs
+from vaejax import keys, parts
 from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import UserError, unknown
 from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import figures as gradient_plots
 from vaejax.laboratory.draws import Pair
+from vaejax.models import latent_variable
 from vaejax.objectives import bounds, gradients
+from vaejax.storage import files
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import runs
 from vaejax.training import step as training
@@ -31,6 +33,8 @@ DEFAULT_PAIRS = (
 )
 RESULT = "gradients.json"
 _TIMED = 5
+_USED_SECTIONS = ("dataset", "model")
+_USED_KEYS = ("seed", "training.start_from")
 
 
 class Settings(NamedTuple):
@@ -60,23 +64,27 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
       UserError: no such bound, option or estimator, or a pair that cannot be.
     """
     if text.strip() == "all":
-        every = [Pair(b, e) for b in bounds.BOUNDS for e in gradients.GRADIENTS]
-        return tuple(pair for pair in every if not gradients.refusals(*reversed(pair), None))
+        every = [Pair(bounds.parse(b), e) for b in bounds.BOUNDS for e in gradients.GRADIENTS]
+        return tuple(pair for pair in every if not _refusals(pair))
     found = []
-    for item in specs.split(text):
+    for item in parts.split(text):
         bound, colon, estimator = item.rpartition(":")
         if not colon:
             raise UserError(f"--estimators: needs bound:estimator, got {item!r}")
-        bounds.make(bound, path="--estimators")
+        part = bounds.parse(bound, path="--estimators")
         if estimator not in gradients.GRADIENTS:
             raise unknown("--estimators", estimator, gradients.GRADIENTS)
-        wrong = gradients.refusals(estimator, bound, None)
-        if wrong:
-            raise UserError(f"--estimators: {item}: {wrong[0]}")
-        found.append(Pair(bound, estimator))
+        pair = Pair(part, estimator)
+        if _refusals(pair):
+            raise UserError(f"--estimators: {item}: {_refusals(pair)[0]}")
+        found.append(pair)
     if not found:
         raise UserError("--estimators: needs at least one bound:estimator, got none")
     return tuple(dict.fromkeys(found))
+
+
+def _refusals(pair: Pair) -> list[str]:
+    return gradients.refusals(pair.estimator, pair.bound, None)
 
 
 def check(settings: Settings, model: Model) -> None:
@@ -91,13 +99,26 @@ def check(settings: Settings, model: Model) -> None:
         if num_samples < 1:
             raise UserError(f"--num_samples: must be at least 1, got {num_samples}")
         for pair in settings.pairs:
-            path = f"--estimators: at K = {num_samples}"
-            bounds.check(pair.bound, num_samples=num_samples, path=path)
+            for problem in bounds.problems(pair.bound, num_samples=num_samples):
+                raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
     for pair in settings.pairs:
-        if pair.estimator == "closed_form_kl" and model.kl_groups is None:
+        if pair.record.uses_closed_form_kl and model.kl_groups is None:
             raise UserError(
-                f"--estimators: {pair.label}: the model has several stochastic layers and no "
-                f"closed-form KL; leave it out"
+                f"--estimators: {pair.label}: this model has no closed-form KL; leave it out"
+            )
+
+
+def check_overrides(paths: Collection[str]) -> None:
+    """Refuses overrides of a config that change nothing here. Raises UserError.
+
+    What is measured is the gradient of a bound at given parameters: it depends on data, model,
+    seed and start, and neither on the objective nor on the optimiser of the config.
+    """
+    for path in paths:
+        if path.partition(".")[0] not in _USED_SECTIONS and path not in _USED_KEYS:
+            raise UserError(
+                f"--config.{path}: has no effect on gradients at given parameters; leave it out "
+                f"(used: {', '.join([*(f'{name}.*' for name in _USED_SECTIONS), *_USED_KEYS])})"
             )
 
 
@@ -109,25 +130,29 @@ def measure_run(workdir: pathlib.Path, settings: Settings, *, console: Console) 
     """
     config = workdir_lib.read_config(workdir)
     held_out = splits.held_out(config, settings.split)
-    _, model, state = runs.load_run(workdir, held_out.shape, console=console)
-    check(settings, model)
-    params = training.evaluation_params(state)
-    return _measure(config, model, params, held_out, settings, workdir, console=console)
+    trained = runs.load_run(workdir, held_out.shape, console=console)
+    check(settings, trained.model)
+    params = training.evaluation_params(trained.state)
+    return _measure(config, trained.model, params, held_out, settings, workdir, console=console)
 
 
 def measure_config(
     config: Config, out: pathlib.Path, settings: Settings, *, console: Console
 ) -> dict[str, Any]:
-    """The laboratory at the initial parameters of `config`; writes its files to `out`.
+    """The laboratory at the parameters that `config` starts from; writes its files to `out`.
 
     Raises:
-      UserError: bad data, or settings that cannot be, or a full disk.
+      UserError: bad data, no run to start from, or settings that cannot be, or a full disk.
     """
     held_out = splits.held_out(config, settings.split)
-    model = runs.build_model(config, splits.training_data(config).spec)
+    data = splits.training_data(config)
+    splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
+    model = latent_variable.build(config.model, data.spec)
     check(settings, model)
-    state = jax.jit(lambda: training.init_state(config, model=model))()
-    return _measure(config, model, state.params, held_out, settings, out, console=console)
+    params = runs.start_params(config, data.spec, console=console)
+    if params is None:
+        params = jax.jit(model.init)(training.make_keys(config).init)
+    return _measure(config, model, params, held_out, settings, out, console=console)
 
 
 def _measure(
@@ -149,7 +174,7 @@ def _measure(
     for num_samples in settings.num_samples:
         for bound in dict.fromkeys(pair.bound for pair in settings.pairs):
             pairs = tuple(pair for pair in settings.pairs if pair.bound == bound)
-            console.print(f"{bound}, K = {num_samples} ...", soft_wrap=True)
+            console.print(f"{bound}, K = {num_samples} ...", soft_wrap=True, markup=False)
             rows += _rows(params, x, model, pairs, num_samples, settings)
     result = {
         "settings": settings._asdict() | {"pairs": [pair.label for pair in settings.pairs]},
@@ -158,7 +183,7 @@ def _measure(
         "rows": rows,
         "slopes": slopes(rows),
     }
-    workdir_lib.write_json(out / RESULT, result)
+    files.write_json(out / RESULT, result)
     title = f"Gradients of {config.dataset.name}, {settings.num_draws} draws"
     runs.write_figure(out, "gradients", gradient_plots.signal_to_noise(rows, title))
     return result
@@ -166,7 +191,7 @@ def _measure(
 
 def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: Settings):
     """One row per pair of one bound and K."""
-    needed = tuple(dict.fromkeys([*pairs, *map(gradient_lab.reference_of, pairs)]))
+    needed = tuple(dict.fromkeys([*pairs, *(pair.reference for pair in pairs)]))
     program = jax.jit(
         lambda params, key, x: gradient_lab.draw_moments(
             params,
@@ -178,17 +203,16 @@ def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: S
             num_draws=settings.num_draws,
         )
     )
-    key = jax.random.fold_in(jax.random.key(settings.seed), num_samples)
+    key = jax.random.fold_in(keys.domain(settings.seed, "laboratory/draws"), num_samples)
     moments = jax.device_get(program(params, key, x))
     rows = []
     for pair in pairs:
-        reference = gradient_lab.reference_of(pair)
         found = gradient_lab.summarize(
             moments[pair],
-            reference=None if reference == pair else moments[reference],
+            reference=None if pair.reference == pair else moments[pair.reference],
             num_draws=settings.num_draws,
         )
-        row = {"pair": pair.label, "num_samples": num_samples, "reference": reference.label}
+        row = {"pair": pair.label, "num_samples": num_samples, "reference": pair.reference.label}
         row |= {group: s._asdict() | {"biased": s.biased} for group, s in found.items()}
         rows.append(row | {"seconds": _seconds(params, x, model, pair, num_samples)})
     return rows

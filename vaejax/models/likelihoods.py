@@ -1,58 +1,73 @@
 """p(x|z) given the decoder's output. To add one, write it and name it in `LIKELIHOODS`."""
 
-import jax
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from vaejax import numerics
-from vaejax.types import Likelihood
+from vaejax.models.distributions import Bernoulli
+from vaejax.types import Distribution
 
 _MEAN_CLIP = 1e-3  # Burda et al.'s code starts the decoder bias at logit(clip(mean))
 
 
-def _bernoulli_bias(mean: Float[Array, "D"]) -> Float[Array, "D"]:
+class Likelihood(NamedTuple):
+    """p(x|z) as a function of the decoder's output, for one example.
+
+    Attributes:
+      outputs: shape of the output it wants of the decoder.
+      init: `(key) -> params` of its own, beside the decoder's output.
+      output_bias: `(mean) -> outputs`, the decoder bias with which E[x|z] starts at `mean`.
+      distribution: `(params, output) -> Distribution` of x.
+      data: the values x may have: "binary", 0 or 1, or "real".
+      log_scale: `(params) -> []` where p(x|z) = N(x; output, exp(log_scale)^2 I); None where
+        it is something else.
+    """
+
+    outputs: tuple[int, ...]
+    init: Callable[[PRNGKeyArray], PyTree]
+    output_bias: Callable[[Float[Array, "..."]], Float[Array, "..."]]
+    distribution: Callable[[PyTree, Float[Array, "..."]], Distribution]
+    data: Literal["binary", "real"]
+    log_scale: Callable[[PyTree], Float[Array, ""]] | None = None
+
+
+def _logit(mean: Float[Array, "..."]) -> Float[Array, "..."]:
     clipped = jnp.clip(mean, _MEAN_CLIP, 1.0 - _MEAN_CLIP)
     return jnp.log(clipped) - jnp.log1p(-clipped)
 
 
-def _bernoulli_sample(params: PyTree, key: PRNGKeyArray, logits: Float[Array, "D"]):
-    draws = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
-    return draws.astype(logits.dtype)
+def bernoulli(shape: tuple[int, ...]) -> Likelihood:
+    """Independent pixels in {0, 1}; the decoder gives their logits."""
+    return Likelihood(
+        outputs=shape,
+        init=lambda key: {},
+        output_bias=_logit,
+        distribution=lambda params, logits: Bernoulli(logits),
+        data="binary",
+    )
 
 
-BERNOULLI = Likelihood(
-    init=dict,
-    output_bias=_bernoulli_bias,
-    log_prob=lambda params, logits, x: numerics.bernoulli_log_prob(logits, x),
-    mean=lambda params, logits: jax.nn.sigmoid(logits),
-    sample=_bernoulli_sample,
-    binary=True,
-)
-"""Independent pixels in {0, 1}; the output is their logits."""
+def normal(shape: tuple[int, ...]) -> Likelihood:
+    """Independent real values; the decoder gives their mean.
+
+    One scale, shared by all pixels, is learned: a scale per pixel would make the likelihood
+    of a pixel that never changes unbounded.
+    """
+
+    def distribution(params, loc):
+        return dist.Normal(loc, jnp.exp(params["log_scale"])).to_event(len(shape))
+
+    return Likelihood(
+        outputs=shape,
+        init=lambda key: {"log_scale": jnp.zeros(())},
+        output_bias=lambda mean: mean,
+        distribution=distribution,
+        data="real",
+        log_scale=lambda params: params["log_scale"],
+    )
 
 
-def _normal_init() -> PyTree:
-    return {"log_scale": jnp.zeros(())}
-
-
-def _normal_log_prob(params: PyTree, loc: Float[Array, "D"], x: Float[Array, "D"]):
-    return jnp.sum(numerics.normal_log_prob(x, loc, params["log_scale"]))
-
-
-def _normal_sample(params: PyTree, key: PRNGKeyArray, loc: Float[Array, "D"]):
-    return loc + jnp.exp(params["log_scale"]) * jax.random.normal(key, loc.shape, loc.dtype)
-
-
-NORMAL = Likelihood(
-    init=_normal_init,
-    output_bias=lambda mean: mean,
-    log_prob=_normal_log_prob,
-    mean=lambda params, loc: loc,
-    sample=_normal_sample,
-    binary=False,
-)
-"""Independent real values; the output is their mean, and one scale, shared by all of them,
-is learned (a scale per pixel would make the likelihood of a constant pixel unbounded)."""
-
-
-LIKELIHOODS: dict[str, Likelihood] = {"bernoulli": BERNOULLI, "normal": NORMAL}
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {"bernoulli": bernoulli, "normal": normal}

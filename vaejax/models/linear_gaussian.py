@@ -1,146 +1,116 @@
 """Factor analysis with one noise scale: the VAE whose every quantity is known exactly.
 
 p(z) = N(0, I), p(x|z) = N(W z + b, s^2 I), so log p(x) = log N(x; b, W W' + s^2 I) and the
-posterior is normal with a mean linear in x (Tipping and Bishop 1999, eq. 4 to 7). The
-encoder q(z|x) = N(A x + c, L L') contains that posterior, and is trained like any other.
+posterior is normal with a mean linear in x (Tipping and Bishop 1999, eq. 4 to 7). It is the
+composition of a normal prior, a `linear` decoder and a `normal` likelihood.
 """
 
-import dataclasses
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from vaejax import numerics
-from vaejax.types import DataSpec, Model
+from vaejax.types import Params
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Attributes:
+class LinearGaussian(NamedTuple):
+    """The parameters of p(x, z).
 
-    name: "linear_gaussian".
-    latent_dim: number of latent units.
-    posterior: covariance of q: "full" contains the exact posterior, "diagonal" does not.
-    output_bias: start b at the training "mean", or at "zero".
+    Attributes:
+      weights: W.
+      bias: b.
+      log_scale: log s.
     """
 
-    name: Literal["linear_gaussian"] = "linear_gaussian"
-    latent_dim: int = 16
-    posterior: Literal["full", "diagonal"] = "full"
-    output_bias: Literal["mean", "zero"] = "mean"
+    weights: Float[Array, "D Z"]
+    bias: Float[Array, "D"]
+    log_scale: Float[Array, ""]
 
 
-def problems(config: Config) -> list[str]:
-    """What is wrong between fields, one "path: sentence" each."""
-    if config.latent_dim < 1:
-        return [f"model.latent_dim: must be at least 1, got {config.latent_dim}"]
-    return []
+class LinearPosterior(NamedTuple):
+    """q(z|x) = N(A x + c, L L').
+
+    Attributes:
+      weights: A.
+      bias: c.
+      factor: L, lower triangular.
+    """
+
+    weights: Float[Array, "Z D"]
+    bias: Float[Array, "Z"]
+    factor: Float[Array, "Z Z"]
 
 
-def _capacitance(generative: PyTree) -> Float[Array, "Z Z"]:
+def _capacitance(model: LinearGaussian) -> Float[Array, "Z Z"]:
     """Cholesky factor of s^2 I + W' W."""
-    weights, variance = generative["weights"], jnp.exp(2.0 * generative["log_scale"])
-    return jnp.linalg.cholesky(variance * jnp.eye(weights.shape[1]) + weights.T @ weights)
+    variance = jnp.exp(2.0 * model.log_scale)
+    size = model.weights.shape[1]
+    return jnp.linalg.cholesky(variance * jnp.eye(size) + model.weights.T @ model.weights)
 
 
-def log_marginal(generative: PyTree, x: Float[Array, "D"]) -> Float[Array, ""]:
+def log_marginal(model: LinearGaussian, x: Float[Array, "..."]) -> Float[Array, ""]:
     """log N(x; b, W W' + s^2 I) in nats, by the matrix inversion lemma in Z dimensions."""
-    size, latent_dim = generative["weights"].shape
-    log_scale = generative["log_scale"]
-    residual = x - generative["bias"]
-    factor = _capacitance(generative)
-    projected = jax.scipy.linalg.solve_triangular(
-        factor, generative["weights"].T @ residual, lower=True
-    )
-    quadratic = (jnp.sum(residual**2) - jnp.sum(projected**2)) * jnp.exp(-2.0 * log_scale)
-    log_det = 2.0 * jnp.sum(jnp.log(jnp.diag(factor))) + 2.0 * (size - latent_dim) * log_scale
+    size, latent_dim = model.weights.shape
+    residual = x.reshape(-1) - model.bias
+    factor = _capacitance(model)
+    projected = jax.scipy.linalg.solve_triangular(factor, model.weights.T @ residual, lower=True)
+    quadratic = (jnp.sum(residual**2) - jnp.sum(projected**2)) * jnp.exp(-2.0 * model.log_scale)
+    log_det = 2.0 * jnp.sum(jnp.log(jnp.diag(factor)))
+    log_det += 2.0 * (size - latent_dim) * model.log_scale
     return -0.5 * (quadratic + log_det + size * numerics.LOG_TWO_PI)
 
 
-def exact_posterior(generative: PyTree) -> PyTree:
-    """The `inference` parameters with which q(z|x) = p(z|x) for every x.
+def exact_posterior(model: LinearGaussian) -> LinearPosterior:
+    """p(z|x) for every x.
 
     Mean M^-1 W'(x - b), covariance s^2 M^-1, M = s^2 I + W'W (Tipping and Bishop 1999, eq. 7).
     """
-    factor = _capacitance(generative)
+    factor = _capacitance(model)
     inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(factor.shape[0]))
     inverse = 0.5 * (inverse + inverse.T)
-    weights = inverse @ generative["weights"].T
-    cholesky = jnp.linalg.cholesky(inverse) * jnp.exp(generative["log_scale"])
+    weights = inverse @ model.weights.T
+    cholesky = jnp.linalg.cholesky(inverse) * jnp.exp(model.log_scale)
+    return LinearPosterior(weights, -weights @ model.bias, cholesky)
+
+
+def of(params: Params) -> LinearGaussian:
+    """W, b and s of the parameters of a model with a `linear` decoder and `normal` likelihood."""
+    generative = params["generative"]
+    dense = generative["decoders"][0]["params"]["Dense_0"]
+    return LinearGaussian(dense["kernel"].T, dense["bias"], generative["likelihood"]["log_scale"])
+
+
+def posterior_of(params: Params) -> LinearPosterior:
+    """A, c and L of parameters with a `linear` encoder and a posterior of a shared scale."""
+    dense = params["inference"]["encoders"][0]["params"]["Dense_0"]
+    own = params["inference"]["posteriors"][0]
+    if "log_scale" in own:
+        factor = jnp.diag(jnp.exp(own["log_scale"]))
+    else:
+        rows = jnp.tril_indices(own["log_diagonal"].shape[0], -1)
+        factor = jnp.diag(jnp.exp(own["log_diagonal"])).at[rows].set(own["lower"])
+    return LinearPosterior(dense["kernel"].T, dense["bias"], factor)
+
+
+def generative_params(model: LinearGaussian) -> PyTree:
+    """The `generative` parameters that stand for `model`."""
+    dense = {"kernel": jnp.asarray(model.weights).T, "bias": jnp.asarray(model.bias)}
     return {
-        "weights": weights,
-        "bias": -weights @ generative["bias"],
-        "log_diagonal": jnp.log(jnp.diag(cholesky)),
-        "lower": jnp.tril(cholesky, -1),
+        "prior": {},
+        "layers": [],
+        "decoders": [{"params": {"Dense_0": dense}}],
+        "likelihood": {"log_scale": jnp.asarray(model.log_scale)},
     }
 
 
-def build(config: Config, spec: DataSpec) -> Model:
-    """The model of `config` for data of `spec`; z is one array [Z]."""
-    size, dim = spec.size, config.latent_dim
-
-    def init(key):
-        key_generative, key_inference = jax.random.split(key)
-        bias = jnp.zeros(size)
-        if config.output_bias == "mean" and spec.mean is not None:
-            bias = jnp.asarray(spec.mean, bias.dtype)
-        weights = jax.random.normal(key_generative, (size, dim)) / jnp.sqrt(size)
-        generative = {"weights": weights, "bias": bias, "log_scale": jnp.asarray(-1.0)}
-        inference = {
-            "weights": jax.random.normal(key_inference, (dim, size)) / jnp.sqrt(size),
-            "bias": jnp.zeros(dim),
-            "log_diagonal": jnp.zeros(dim),
-        }
-        if config.posterior == "full":
-            inference["lower"] = jnp.zeros((dim, dim))
-        return {"generative": generative, "inference": inference}
-
-    def posterior(params, x):
-        inference = params["inference"]
-        cholesky = jnp.diag(jnp.exp(inference["log_diagonal"]))
-        if "lower" in inference:
-            cholesky += jnp.tril(inference["lower"], -1)
-        return inference["weights"] @ x + inference["bias"], cholesky
-
-    def sample_posterior(params, key, x):
-        loc, cholesky = posterior(params, x)
-        return loc + cholesky @ jax.random.normal(key, (dim,), loc.dtype)
-
-    def log_posterior(params, x, z):
-        loc, cholesky = posterior(params, x)
-        noise = jax.scipy.linalg.solve_triangular(cholesky, z - loc, lower=True)
-        log_diagonal = params["inference"]["log_diagonal"]
-        return jnp.sum(numerics.normal_log_prob(noise, 0.0, jnp.zeros(()))) - jnp.sum(log_diagonal)
-
-    def kl_groups(params, x):
-        loc, cholesky = posterior(params, x)
-        log_diagonal = params["inference"]["log_diagonal"]
-        kl = 0.5 * (jnp.sum(cholesky**2, axis=1) + loc**2 - 1.0) - log_diagonal
-        return kl if config.posterior == "diagonal" else jnp.sum(kl, keepdims=True)
-
-    def mean(params, z):
-        return params["generative"]["weights"] @ z + params["generative"]["bias"]
-
-    def log_likelihood(params, x, z):
-        log_scale = params["generative"]["log_scale"]
-        return jnp.sum(numerics.normal_log_prob(x, mean(params, z), log_scale))
-
-    def sample_likelihood(params, key, z):
-        scale = jnp.exp(params["generative"]["log_scale"])
-        return mean(params, z) + scale * jax.random.normal(key, (size,))
-
-    return Model(
-        init=init,
-        sample_prior=lambda params, key: jax.random.normal(key, (dim,)),
-        log_prior=lambda params, z: jnp.sum(numerics.normal_log_prob(z, 0.0, jnp.zeros(()))),
-        sample_posterior=sample_posterior,
-        log_posterior=log_posterior,
-        log_likelihood=log_likelihood,
-        likelihood_mean=mean,
-        sample_likelihood=sample_likelihood,
-        posterior_mean=lambda params, key, x: posterior(params, x)[0],
-        kl_groups=kl_groups,
-        log_marginal=lambda params, x: log_marginal(params["generative"], x),
-    )
+def inference_params(posterior: LinearPosterior) -> PyTree:
+    """The `inference` parameters (`linear`, `full_normal(shared_scale=True)`) of `posterior`."""
+    rows = jnp.tril_indices(posterior.factor.shape[0], -1)
+    own = {
+        "log_diagonal": jnp.log(jnp.diag(posterior.factor)),
+        "lower": posterior.factor[rows],
+    }
+    dense = {"kernel": posterior.weights.T, "bias": posterior.bias}
+    return {"encoders": [{"params": {"Dense_0": dense}}], "posteriors": [own]}

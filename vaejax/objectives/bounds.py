@@ -1,23 +1,48 @@
 """Bounds on log p(x): functions of one vector of log importance weights.
 
 A bound never sees parameters, data, keys or batches. Reduce over samples here, over
-examples elsewhere, in that order. Options are keyword-only parameters with defaults, and a
-bound says with ValueError which values it refuses. To add one, write it and name it in
+examples elsewhere, in that order. Options are keyword-only parameters with defaults; float
+ones may be traced, so their values are checked apart. To add a bound, write it and name it in
 `BOUNDS`: configs, scripts, gradient estimators and contract tests take it from there.
 """
 
 import itertools
 import math
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from vaejax import numerics, specs
-from vaejax.errors import UserError
+from vaejax import numerics, parts
+from vaejax.parts import Part
 
-Bound = Callable[[Float[Array, "K"]], Float[Array, ""]]
+Value = Callable[..., Float[Array, ""]]
+Number = float | Float[Array, ""]
+Side = Literal["lower", "upper", "neither"]
+
+
+class Bound(NamedTuple):
+    """A bound and what is known of it.
+
+    Attributes:
+      value: `(log_weights [K], *, options) -> []`, in nats.
+      upper: `(*, options) -> bool`, whether it lies above log p(x), so that q is to lower it;
+        may be traced, as the options may.
+      is_bound: whether it lies on one side of log p(x) at all, in expectation or as K grows.
+      derivatives: how often it may be differentiated, 1 or 2.
+      linear: whether its derivatives do not depend on the log weights.
+      problems: `(num_samples, *, options) -> list`, which values of the options it refuses.
+    """
+
+    value: Value
+    upper: Callable[..., bool | Bool[Array, ""]] = lambda **options: False
+    is_bound: bool = True
+    derivatives: int = 2
+    linear: bool = False
+    problems: Callable[..., list[str]] = lambda num_samples, **options: []
 
 
 def elbo(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
@@ -26,6 +51,7 @@ def elbo(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
     Kingma and Welling (2014), eq. 2; more samples lower its variance, not its distance
     to log p(x).
     """
+    chex.assert_rank(log_weights, 1)
     return jnp.mean(log_weights)
 
 
@@ -43,43 +69,36 @@ def miwae(log_weights: Float[Array, "K"], *, num_groups: int = 2) -> Float[Array
 
     Rainforth et al. (2018), section 4: M groups of K/M samples, logmeanexp inside a group,
     then the mean. M = 1 is `iwae`, M = K the `elbo`.
-
-    Raises:
-      ValueError: K is not a multiple of M.
     """
-    num_samples = log_weights.shape[0]
-    if num_groups < 1 or num_samples % num_groups:
-        raise ValueError(f"num_groups: must divide num_samples = {num_samples}, got {num_groups}")
     return jnp.mean(jax.vmap(iwae)(log_weights.reshape(num_groups, -1)))
 
 
-def ciwae(log_weights: Float[Array, "K"], *, beta: float = 0.5) -> Float[Array, ""]:
+def _miwae_problems(num_samples: int, *, num_groups: int) -> list[str]:
+    if num_groups < 1 or num_samples % num_groups:
+        return [f"num_groups: must divide num_samples = {num_samples}, got {num_groups}"]
+    return []
+
+
+def ciwae(log_weights: Float[Array, "K"], *, beta: Number = 0.5) -> Float[Array, ""]:
     """beta ELBO + (1 - beta) L_K, in nats.
 
     Rainforth et al. (2018), section 4; beta = 1 is the `elbo`, beta = 0 `iwae`.
-
-    Raises:
-      ValueError: beta is not in [0, 1].
     """
-    if not 0.0 <= beta <= 1.0:
-        raise ValueError(f"beta: must be in [0, 1], got {beta}")
     return beta * elbo(log_weights) + (1.0 - beta) * iwae(log_weights)
 
 
-def renyi(log_weights: Float[Array, "K"], *, alpha: float = 0.5) -> Float[Array, ""]:
+def _ciwae_problems(num_samples: int, *, beta: float) -> list[str]:
+    return [] if 0.0 <= beta <= 1.0 else [f"beta: must be in [0, 1], got {beta}"]
+
+
+def renyi(log_weights: Float[Array, "K"], *, alpha: Number = 0.5) -> Float[Array, ""]:
     """log((1/K) sum_k w_k^(1-alpha)) / (1 - alpha), in nats.
 
-    Li and Turner (2016), eq. 5 and 6; alpha = 0 is `iwae`, alpha -> 1 the `elbo`,
-    alpha -> minus infinity `vr_max`. For alpha < 0 it is no lower bound once K is large.
-
-    Raises:
-      ValueError: alpha is 1, or not finite.
+    Li and Turner (2016), eq. 5 and 6; alpha = 0 is `iwae`, alpha = 1 (the limit) the `elbo`,
+    alpha -> minus infinity `vr_max`. For alpha < 0 it lies above log p(x) once K is large:
+    renyi(alpha=1-n) is cubo(order=n).
     """
-    if alpha == 1.0:
-        raise ValueError("alpha: the limit alpha = 1 is the elbo; use elbo")
-    if not math.isfinite(alpha):
-        raise ValueError(f"alpha: must be finite, got {alpha}; minus infinity is vr_max")
-    return numerics.logmeanexp((1.0 - alpha) * log_weights) / (1.0 - alpha)
+    return numerics.power_mean(log_weights, 1.0 - alpha)
 
 
 def vr_max(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
@@ -93,7 +112,7 @@ def vr_max(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
 def tvo(
     log_weights: Float[Array, "K"],
     *,
-    partition: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0),
+    partition: tuple[Number, ...] = (0.0, 0.1, 0.3, 1.0),
     side: str = "left",
 ) -> Float[Array, ""]:
     """sum_j (b_{j+1} - b_j) E_b[log w] with b = b_j ("left") or b_{j+1} ("right"), in nats.
@@ -102,21 +121,24 @@ def tvo(
     Riemann sum of log p(x) = int_0^1 E_b[log w] db, where E_b weights the K samples by
     w^b, normalised. The integrand rises with b: the left sum is a lower bound and the
     right one an upper bound, both as K grows; partition (0, 1) is the `elbo` on the left.
-
-    Raises:
-      ValueError: the partition does not rise from 0 to 1, or an unknown side.
     """
-    steps = [high - low for low, high in itertools.pairwise(partition)]
-    if len(partition) < 2 or partition[0] != 0.0 or partition[-1] != 1.0 or min(steps) <= 0.0:
-        raise ValueError(f"partition: must rise strictly from 0 to 1, got {tuple(partition)}")
-    if side not in ("left", "right"):
-        raise ValueError(f"side: must be 'left' or 'right', got {side!r}")
-    betas = jnp.asarray(partition[:-1] if side == "left" else partition[1:], log_weights.dtype)
+    nodes = jnp.stack([jnp.asarray(node, log_weights.dtype) for node in partition])
+    betas = nodes[:-1] if side == "left" else nodes[1:]
 
     def expectation(beta):
         return jnp.sum(jax.nn.softmax(beta * log_weights) * log_weights)
 
-    return jnp.asarray(steps, log_weights.dtype) @ jax.vmap(expectation)(betas)
+    return jnp.diff(nodes) @ jax.vmap(expectation)(betas)
+
+
+def _tvo_problems(num_samples: int, *, partition: tuple[float, ...], side: str) -> list[str]:
+    found = []
+    steps = [high - low for low, high in itertools.pairwise(partition)]
+    if len(partition) < 2 or partition[0] != 0.0 or partition[-1] != 1.0 or min(steps) <= 0.0:
+        found.append(f"partition: must rise strictly from 0 to 1, got {tuple(partition)}")
+    if side not in ("left", "right"):
+        found.append(f"side: must be 'left' or 'right', got {side!r}")
+    return found
 
 
 def jackknife(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
@@ -133,67 +155,66 @@ def jackknife(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
     return iwae(log_weights) + (num_samples - 1) * correction
 
 
-def cubo(log_weights: Float[Array, "K"], *, order: float = 2.0) -> Float[Array, ""]:
+def cubo(log_weights: Float[Array, "K"], *, order: Number = 2.0) -> Float[Array, ""]:
     """(1/n) log((1/K) sum_k w_k^n), in nats: an upper bound that q is to minimise.
 
     CUBO_n of Dieng et al. (2017), eq. 3. The log of a mean of finitely many samples is
     biased down: a printed value need not lie above log p(x).
-
-    Raises:
-      ValueError: the order is below 1.
     """
-    if not 1.0 <= order < math.inf:
-        raise ValueError(f"order: must be finite and at least 1, got {order}")
-    return numerics.logmeanexp(order * log_weights) / order
+    return numerics.power_mean(log_weights, order)
 
 
-BOUNDS: dict[str, Callable[..., Float[Array, ""]]] = {
-    "elbo": elbo,
-    "iwae": iwae,
-    "miwae": miwae,
-    "ciwae": ciwae,
-    "renyi": renyi,
-    "vr_max": vr_max,
-    "tvo": tvo,
-    "jackknife": jackknife,
-    "cubo": cubo,
+def _cubo_problems(num_samples: int, *, order: float) -> list[str]:
+    return [] if order >= 1.0 else [f"order: must be at least 1, got {order}"]
+
+
+BOUNDS: dict[str, Bound] = {
+    "elbo": Bound(elbo, linear=True),
+    "iwae": Bound(iwae),
+    "miwae": Bound(miwae, problems=_miwae_problems),
+    "ciwae": Bound(ciwae, problems=_ciwae_problems),
+    "renyi": Bound(renyi, upper=lambda alpha: alpha < 0.0),
+    "vr_max": Bound(vr_max, is_bound=False, derivatives=1),
+    "tvo": Bound(tvo, upper=lambda partition, side: side == "right", problems=_tvo_problems),
+    "jackknife": Bound(jackknife, is_bound=False),
+    "cubo": Bound(cubo, upper=lambda order: True, problems=_cubo_problems),
 }
+FUNCTIONS: dict[str, Value] = {name: bound.value for name, bound in BOUNDS.items()}
 
 
-def make(text: str, *, path: str = "bound") -> Bound:
+def parse(text: str, *, path: str = "bound") -> Part:
     """The bound that `text` names, such as "iwae" or "renyi(alpha=0.5)".
 
     Raises:
       UserError: unknown bound or option, naming `path`.
     """
-    return specs.make(text, BOUNDS, path=path)
+    return parts.parse(text, FUNCTIONS, path=path)
 
 
-def name_of(text: str) -> str:
-    """The name in `text`, without options. Raises UserError."""
-    return specs.parse(text, BOUNDS, path="bound")[0]
+def of(part: Part) -> Callable[[Float[Array, "K"]], Float[Array, ""]]:
+    """The bound that `part` names as a function of the log weights alone."""
+    return parts.bind(part, FUNCTIONS)
 
 
-def is_upper(text: str) -> bool:
-    """Whether the bound that `text` names lies above log p(x): q is to minimise it."""
-    name, options = specs.parse(text, BOUNDS, path="bound")
-    return name == "cubo" or (name == "tvo" and options.get("side") == "right")
+def make(text: str) -> Callable[[Float[Array, "K"]], Float[Array, ""]]:
+    """The bound that `text` names as a function of the log weights alone. Raises UserError."""
+    return of(parse(text))
 
 
-def to_maximize(text: str) -> Bound:
-    """The bound that `text` names as an objective of q: minus it where it is an upper one."""
-    bound = make(text)
-    return (lambda log_weights: -bound(log_weights)) if is_upper(text) else bound
+def side(part: Part) -> Side:
+    """On which side of log p(x) the bound lies, for concrete options."""
+    bound = BOUNDS[part.name]
+    if not bound.is_bound:
+        return "neither"
+    return "upper" if bound.upper(**dict(part.options)) else "lower"
 
 
-def check(text: str, *, num_samples: int, path: str) -> None:
-    """Traces the bound that `text` names on K samples, so that it can refuse its options.
+def to_maximize(part: Part) -> Callable[[Float[Array, "K"]], Float[Array, ""]]:
+    """The bound as an objective of q: minus it where it is an upper one. Options may be traced."""
+    value, upper = of(part), BOUNDS[part.name].upper(**dict(part.options))
+    return lambda log_weights: jnp.where(upper, -1.0, 1.0) * value(log_weights)
 
-    Raises:
-      UserError: `path`, the bound and what it says.
-    """
-    bound = make(text, path=path)
-    try:
-        jax.eval_shape(bound, jax.ShapeDtypeStruct((num_samples,), jnp.float32))
-    except ValueError as error:
-        raise UserError(f"{path}: {text}: {error}") from error
+
+def problems(part: Part, *, num_samples: int) -> list[str]:
+    """Which concrete options of the bound cannot be, with K samples."""
+    return BOUNDS[part.name].problems(num_samples, **dict(part.options))

@@ -10,7 +10,7 @@ phi, nearly all estimators are two weights per sample,
     sum_i a_i (d log w_i / d z_i) (d z_i / d phi)  +  sum_i s_i d log q(z_i|x) / d phi,
 
 where z stands still in the second sum and phi inside log q in the first: a row of
-`PHI_WEIGHTS`. The two sums are exchanged by the score identity
+`GRADIENTS`. The two sums are exchanged by the score identity
 E[f_i d log q(z_i|x) / d phi] = E[(d f_i / d z_i) (d z_i / d phi)], which holds for any
 reparameterised z, of several stochastic layers too.
 """
@@ -24,8 +24,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vaejax.objectives import bounds, importance
+from vaejax.parts import Part
 from vaejax.types import LogTerms, Model, Params
 
+Bound = Callable[[Float[Array, "K"]], Float[Array, ""]]
 Surrogate = Callable[..., tuple[Float[Array, ""], LogTerms]]
 PhiWeights = Callable[..., tuple[Float[Array, "K"], Float[Array, "K"]]]
 _HESSIAN_ROWS = 64
@@ -43,14 +45,14 @@ class Target(NamedTuple):
         `closed_form_kl` alone.
     """
 
-    bound: bounds.Bound
+    bound: Bound
     num_samples: int
-    inference_bound: bounds.Bound | None = None
+    inference_bound: Bound | None = None
     beta: float | Float[Array, ""] = 1.0
     free_bits: float | Float[Array, ""] = 0.0
 
 
-def diagonal_hessian(function: bounds.Bound, log_weights: Float[Array, "K"]) -> Float[Array, "K"]:
+def diagonal_hessian(function: Bound, log_weights: Float[Array, "K"]) -> Float[Array, "K"]:
     """h_i = d^2 function / d log w_i^2, by forward over reverse differentiation."""
     num_samples = log_weights.shape[0]
 
@@ -63,7 +65,7 @@ def diagonal_hessian(function: bounds.Bound, log_weights: Float[Array, "K"]) -> 
     return jax.lax.map(row, jnp.arange(num_samples), batch_size=_HESSIAN_ROWS)
 
 
-def pathwise_weights(log_weights: Float[Array, "K"], *, bound: bounds.Bound, beta):
+def pathwise_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
     """a = c, s = -beta c: differentiates every place where phi stands.
 
     The reparameterised gradient of Kingma and Welling (2014), eq. 10, and, for L_K, of
@@ -73,7 +75,7 @@ def pathwise_weights(log_weights: Float[Array, "K"], *, bound: bounds.Bound, bet
     return c, -beta * c
 
 
-def stl_weights(log_weights: Float[Array, "K"], *, bound: bounds.Bound, beta):
+def stl_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
     """a = c, s = 0: leaves out the score of q, which has mean zero for the ELBO alone.
 
     "Sticking the landing", Roeder, Wu and Duvenaud (2017), eq. 8: without variance where q
@@ -83,7 +85,7 @@ def stl_weights(log_weights: Float[Array, "K"], *, bound: bounds.Bound, beta):
     return c, jnp.zeros_like(c)
 
 
-def doubly_reparameterized_weights(log_weights: Float[Array, "K"], *, bound: bounds.Bound, beta):
+def doubly_reparameterized_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
     """a = c - beta h, s = 0, with h_i = d^2 bound / d log w_i^2.
 
     The score sum of the pathwise gradient, -beta sum_i c_i d log q(z_i|x) / d phi, once
@@ -95,19 +97,18 @@ def doubly_reparameterized_weights(log_weights: Float[Array, "K"], *, bound: bou
     return c - beta * diagonal_hessian(bound, log_weights), jnp.zeros_like(c)
 
 
-def wake_phi_weights(log_weights: Float[Array, "K"], *, bound: bounds.Bound, beta):
+def wake_phi_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
     """a = 0, s = w~: phi raises log q(z|x) at self-normalised samples of the posterior.
 
     The wake-phase update of Bornschein and Bengio (2015), eq. 13, which lowers
-    KL(p(z|x) || q(z|x)); biased for it by O(1/K). It ignores the bound.
+    KL(p(z|x) || q(z|x)); biased for it by O(1/K). It ignores the bound, and beta: w~ must be
+    those of p(x, z) itself, or the expectation would not be 0 where q is the posterior.
     """
     normalized = jax.nn.softmax(log_weights)
     return jnp.zeros_like(normalized), normalized
 
 
-def doubly_reparameterized_wake_phi_weights(
-    log_weights: Float[Array, "K"], *, bound: bounds.Bound, beta
-):
+def doubly_reparameterized_wake_phi_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
     """a = w~ - w~^2, s = 0: the expectation of `wake_phi` through z alone.
 
     Tucker et al. (2019), eq. 10; d w~_i / d log w_i = w~_i - w~_i^2 in the score identity.
@@ -116,33 +117,27 @@ def doubly_reparameterized_wake_phi_weights(
     return normalized * (1.0 - normalized), jnp.zeros_like(normalized)
 
 
-PHI_WEIGHTS: dict[str, PhiWeights] = {
-    "pathwise": pathwise_weights,
-    "stl": stl_weights,
-    "doubly_reparameterized": doubly_reparameterized_weights,
-    "wake_phi": wake_phi_weights,
-    "doubly_reparameterized_wake_phi": doubly_reparameterized_wake_phi_weights,
-}
-
-
 def weighted(
     params: Params,
     key: PRNGKeyArray,
-    x: Float[Array, "D"],
+    x: Float[Array, "..."],
     *,
     model: Model,
     target: Target,
     weights: PhiWeights,
+    tempered: bool = True,
 ) -> tuple[Float[Array, ""], LogTerms]:
     """The bound for theta, in nats, with the gradient that `weights` say.
 
     theta follows sum_i c_i (log p(x|z_i) + beta log p(z_i)), and so does whatever of phi a
-    prior may use; c, a and s are constants of the gradient.
+    prior may use; c, a and s are constants of the gradient. `tempered`: whether beta enters
+    phi's log weights too; a divergence of phi's own knows no beta.
     """
     frozen = jax.lax.stop_gradient(params)
+    phi_beta = target.beta if tempered else 1.0
 
     def draw(key):
-        z = model.sample_posterior(params, key, x)
+        z = model.posterior(params, x).sample(key)
         path = importance.log_terms_at(frozen, x, z, model=model)
         direct = importance.log_terms_at(params, x, jax.lax.stop_gradient(z), model=model)
         return path, direct
@@ -151,14 +146,15 @@ def weighted(
     log_weights = jax.lax.stop_gradient(importance.log_weights(direct, beta=target.beta))
     value, c = jax.value_and_grad(target.bound)(log_weights)
     bound = target.inference_bound or target.bound
-    a, s = jax.lax.stop_gradient(weights(log_weights, bound=bound, beta=target.beta))
+    own = jax.lax.stop_gradient(importance.log_weights(direct, beta=phi_beta))
+    a, s = jax.lax.stop_gradient(weights(own, bound=bound, beta=phi_beta))
     surrogate = c @ (direct.log_likelihood + target.beta * direct.log_prior)
-    surrogate += a @ importance.log_weights(path, beta=target.beta) + s @ direct.log_posterior
+    surrogate += a @ importance.log_weights(path, beta=phi_beta) + s @ direct.log_posterior
     return value + surrogate - jax.lax.stop_gradient(surrogate), direct
 
 
 def pathwise(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, target: Target
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, target: Target
 ) -> tuple[Float[Array, ""], LogTerms]:
     """bound(log w_1..log w_K), differentiated through z = z(phi, noise), in nats.
 
@@ -171,7 +167,7 @@ def pathwise(
 
 
 def closed_form_kl(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, target: Target
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, target: Target
 ) -> tuple[Float[Array, ""], LogTerms]:
     """(1/K) sum_k log p(x|z_k) - beta sum_g max(free_bits, KL_g), KLs in closed form, in nats.
 
@@ -180,17 +176,17 @@ def closed_form_kl(
     bits are those of Kingma et al. (2016), eq. 15, per example instead of per minibatch.
 
     Raises:
-      ValueError: the bound is not the ELBO, or the model has no closed-form KL.
+      ValueError: the model has no closed-form KL.
     """
-    if target.bound is not bounds.elbo or target.inference_bound or model.kl_groups is None:
-        raise ValueError("closed_form_kl needs the elbo bound and a model with a closed-form KL")
+    if model.kl_groups is None:
+        raise ValueError("closed_form_kl needs a model with a closed-form KL")
     terms = importance.sample_log_terms(params, key, x, model=model, num_samples=target.num_samples)
     kl = jnp.sum(jnp.maximum(model.kl_groups(params, x), target.free_bits))
     return jnp.mean(terms.log_likelihood) - target.beta * kl, terms
 
 
 def sleep_phi(
-    params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model, target: Target
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, target: Target
 ) -> tuple[Float[Array, ""], LogTerms]:
     """The bound for theta, in nats; phi raises log q(z|x') at K dreams (x', z) ~ p.
 
@@ -202,8 +198,8 @@ def sleep_phi(
 
     def dream(key):
         z_key, x_key = jax.random.split(key)
-        z = model.sample_prior(frozen, z_key)
-        return model.log_posterior(params, model.sample_likelihood(frozen, x_key, z), z)
+        z = model.prior(frozen).sample(z_key)
+        return model.posterior(params, model.likelihood(frozen, z).sample(x_key)).log_prob(z)
 
     terms = importance.sample_log_terms(
         frozen | {"generative": params["generative"]},
@@ -217,32 +213,71 @@ def sleep_phi(
     return value + log_posterior - jax.lax.stop_gradient(log_posterior), terms
 
 
-GRADIENTS: dict[str, Surrogate] = {
-    **{name: functools.partial(weighted, weights=row) for name, row in PHI_WEIGHTS.items()},
-    "pathwise": pathwise,
-    "closed_form_kl": closed_form_kl,
-    "sleep_phi": sleep_phi,
+class Gradient(NamedTuple):
+    """An estimator of phi's gradient and what is known of it.
+
+    Attributes:
+      surrogate: `(params, key, x, *, model, target) -> (value, LogTerms)`.
+      unsound: `(bounds.Bound) -> reason`, why it is biased for a bound; None: it is not.
+      own_objective: whether phi follows a divergence of its own, not a bound.
+      uses_closed_form_kl: whether it is a form of the ELBO that needs the model's KL.
+      reference: name of the estimator that is known to be unbiased for what this one estimates.
+    """
+
+    surrogate: Surrogate
+    unsound: Callable[[bounds.Bound], str | None] = lambda bound: None
+    own_objective: bool = False
+    uses_closed_form_kl: bool = False
+    reference: str = "pathwise"
+
+
+def _stl_unsound(bound: bounds.Bound) -> str | None:
+    if bound.linear:
+        return None
+    return "stl is biased for every bound but the elbo; use doubly_reparameterized"
+
+
+def _doubly_reparameterized_unsound(bound: bounds.Bound) -> str | None:
+    if bound.derivatives >= 2:
+        return None
+    return "doubly_reparameterized needs two derivatives, this bound has a kink; use pathwise"
+
+
+def _of_weights(weights: PhiWeights, *, tempered: bool = True) -> Surrogate:
+    return functools.partial(weighted, weights=weights, tempered=tempered)
+
+
+GRADIENTS: dict[str, Gradient] = {
+    "pathwise": Gradient(pathwise),
+    "stl": Gradient(_of_weights(stl_weights), unsound=_stl_unsound),
+    "doubly_reparameterized": Gradient(
+        _of_weights(doubly_reparameterized_weights), unsound=_doubly_reparameterized_unsound
+    ),
+    "wake_phi": Gradient(
+        _of_weights(wake_phi_weights, tempered=False), own_objective=True, reference="wake_phi"
+    ),
+    "doubly_reparameterized_wake_phi": Gradient(
+        _of_weights(doubly_reparameterized_wake_phi_weights, tempered=False),
+        own_objective=True,
+        reference="wake_phi",
+    ),
+    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True),
+    "sleep_phi": Gradient(sleep_phi, own_objective=True, reference="sleep_phi"),
 }
-OWN_OBJECTIVE = ("wake_phi", "doubly_reparameterized_wake_phi", "sleep_phi")
-"""Estimators whose phi follows a divergence of its own, not a bound."""
 
 
-def refusals(gradient: str, bound: str, inference_bound: str | None) -> list[str]:
-    """Why an estimator cannot be used with these bounds, given by name; [] where it can."""
-    if gradient == "closed_form_kl" and (bound != "elbo" or inference_bound):
-        return [f"closed_form_kl is a form of the elbo alone, bound is {bound!r}; use pathwise"]
-    if gradient in OWN_OBJECTIVE and inference_bound:
+def refusals(gradient: str, bound: Part, inference_bound: Part | None) -> list[str]:
+    """Why an estimator cannot be used with these bounds; [] where it can."""
+    estimator = GRADIENTS[gradient]
+    is_elbo = bounds.BOUNDS[bound.name].linear and inference_bound is None
+    if estimator.uses_closed_form_kl and not is_elbo:
+        return [f"{gradient} is a form of the elbo alone, bound is {bound}; use pathwise"]
+    if estimator.own_objective and inference_bound is not None:
         return [f"phi of {gradient} follows no bound; leave out inference_bound"]
     return []
 
 
-def bias(gradient: str, bound: str) -> str | None:
+def bias(gradient: str, bound: Part) -> str | None:
     """Why an estimator's phi gradient is biased for the bound phi follows; None: unbiased."""
-    if gradient == "stl" and bound != "elbo":
-        return (
-            f"stl is biased for every bound but the elbo, bound is {bound!r}; use "
-            f"doubly_reparameterized"
-        )
-    if gradient == "doubly_reparameterized" and bound == "vr_max":
-        return "doubly_reparameterized needs two derivatives, vr_max has a kink; use pathwise"
-    return None
+    reason = GRADIENTS[gradient].unsound(bounds.BOUNDS[bound.name])
+    return None if reason is None else f"{reason} (bound is {bound})"

@@ -1,23 +1,32 @@
 """Log importance weights of one example: the vector every bound is a function of."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vaejax.models import distributions
 from vaejax.types import Latent, LogTerms, Model, Params
 
 
-def log_terms(params: Params, key: PRNGKeyArray, x: Float[Array, "D"], *, model: Model) -> LogTerms:
+def log_terms(
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model
+) -> LogTerms:
     """log p(x|z), log p(z) and log q(z|x) at one z ~ q(z|x), in nats."""
-    return log_terms_at(params, x, model.sample_posterior(params, key, x), model=model)
+    z, log_posterior = distributions.sample_and_log_prob(model.posterior(params, x), key)
+    return LogTerms(
+        log_likelihood=model.likelihood(params, z).log_prob(x),
+        log_prior=model.prior(params).log_prob(z),
+        log_posterior=log_posterior,
+    )
 
 
-def log_terms_at(params: Params, x: Float[Array, "D"], z: Latent, *, model: Model) -> LogTerms:
+def log_terms_at(params: Params, x: Float[Array, "..."], z: Latent, *, model: Model) -> LogTerms:
     """log p(x|z), log p(z) and log q(z|x) at a given z, in nats."""
     return LogTerms(
-        log_likelihood=model.log_likelihood(params, x, z),
-        log_prior=model.log_prior(params, z),
-        log_posterior=model.log_posterior(params, x, z),
+        log_likelihood=model.likelihood(params, z).log_prob(x),
+        log_prior=model.prior(params).log_prob(z),
+        log_posterior=model.posterior(params, x).log_prob(z),
     )
 
 
@@ -34,7 +43,7 @@ def log_weights(terms: LogTerms, *, beta: float | Float[Array, ""] = 1.0) -> Flo
 def sample_log_terms(
     params: Params,
     key: PRNGKeyArray,
-    x: Float[Array, "D"],
+    x: Float[Array, "..."],
     *,
     model: Model,
     num_samples: int,
@@ -47,7 +56,7 @@ def sample_log_terms(
 def sample_log_weights(
     params: Params,
     key: PRNGKeyArray,
-    x: Float[Array, "D"],
+    x: Float[Array, "..."],
     *,
     model: Model,
     num_samples: int,
@@ -61,7 +70,7 @@ def sample_log_weights(
 def chunked_log_terms(
     params: Params,
     key: PRNGKeyArray,
-    x: Float[Array, "D"],
+    x: Float[Array, "..."],
     *,
     model: Model,
     num_samples: int,
@@ -71,6 +80,7 @@ def chunked_log_terms(
 
     Sample j has the key fold_in(key, j), whatever K and the chunks.
     """
+    chex.assert_scalar_positive(chunk_size)
     num_chunks = -(-num_samples // chunk_size)
     size = -(-num_samples // num_chunks)
 

@@ -1,30 +1,42 @@
 """Evaluating a run: from its newest checkpoint to evaluation.json, .npz and figures."""
 
-import functools
-import importlib.metadata
 import pathlib
-import platform
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
-from vaejax import config as config_lib
-from vaejax.evaluation import examples as evaluation
-from vaejax.storage import logging
-from vaejax.evaluation import figures as plots
-from vaejax.training import runs
-from vaejax.data import splits
-from vaejax.training import step as training
-from vaejax.storage import workdir as workdir_lib
 from vaejax.config import Config
-from vaejax.training.step import TrainState
-from vaejax.types import Model, Params
+from vaejax.errors import UserError
+from vaejax.evaluation import mapping, per_example, results, summary
+from vaejax.evaluation.per_example import PerExample
+from vaejax.evaluation.results import Protocol, Result
+from vaejax.runs import evidence, figures, files
+from vaejax.runs import settings as settings_lib
+from vaejax.runs import subject as subject_lib
+from vaejax.runs.files import Stored
+from vaejax.runs.settings import Request, Settings
+from vaejax.runs.subject import Subject
+from vaejax.storage import checkpoints, logging
+from vaejax.storage import workdir as workdir_lib
+from vaejax.training import runs
 
-_NUM_RECONSTRUCTIONS = 12
-_PACKAGES = ("vaejax", "jax", "jaxlib", "flax", "optax", "numpy")
+_MEASURED = (
+    "split",
+    "num_examples",
+    "binarization",
+    "data_sha256",
+    "num_samples",
+    "params_sha256",
+    "checkpoint_step",
+    "trained_steps",
+    "num_epochs",
+    "finished",
+    "seed",
+    "dtype",
+    "precision",
+)
+"""What must agree before an evaluation need not be made again."""
 
 
 def evaluate(
@@ -32,136 +44,143 @@ def evaluate(
     *,
     split: str = "test",
     num_samples: int | None = None,
+    estimators: Sequence[str] = (),
+    gaps: bool = False,
+    num_examples: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
     console: Console,
-) -> dict[str, Any]:
-    """Estimates all bounds of the run in `workdir` on `split`; writes and returns them.
+) -> Result:
+    """Estimates all bounds of the run in `workdir`, and log p(x) by other means where asked.
+
+    Writes evaluation.json, evaluation.npz (evidence.npz) and figures. Where estimators are
+    asked for, an evaluation of the same checkpoint, data, K and seed is not made again.
+
+    Args:
+      workdir: folder of the run.
+      split, num_samples, estimators, gaps, num_examples, overrides: see `settings.Request`.
+      console: is told of progress and of what is odd.
 
     Raises:
-      UserError: no run or checkpoint, unknown split, num_samples below 1, full disk.
+      UserError: no run or checkpoint, a bad request, data that are not finite, full disk.
     """
+    request = Request(
+        split, tuple(estimators), gaps, dict(overrides or {}), num_samples, num_examples
+    )
     config = workdir_lib.read_config(workdir)
-    if num_samples is not None:
-        config = config_lib.override(config, "evaluation.num_samples", num_samples)
-    held_out = splits.held_out(config, split)
-    _, model, state = runs.load_run(workdir, held_out.shape, console=console)
-    evaluator = make_evaluator(config, model, held_out)
-    result = evaluate_state(
-        workdir, config, state, held_out, split=split, evaluator=evaluator, console=console
-    )
-    write_figures(workdir, model, state, held_out, result)
-    return result
+    settings = settings_lib.resolve(config, request)
+    subject = subject_lib.load(workdir, split, config=config, console=console)
+    if not subject.finished:
+        line = subject_lib.unfinished_line(subject)
+        console.print(line, style="yellow", soft_wrap=True, markup=False)
+    if not request.wants_evidence:
+        return evaluate_subject(subject, settings, console=console)
+    count = settings_lib.num_examples(settings, request, len(subject.held_out.x))
+    task = evidence.make_task(subject, settings, request, count=count)
+    stored = _evaluated(subject, settings, reuse=True, count=count, console=console)
+    return evidence.add(subject, task, stored, gaps=gaps, console=console).result
 
 
-def evaluate_state(
-    workdir: pathlib.Path,
-    config: Config,
-    state: TrainState,
-    held_out: splits.HeldOut,
-    *,
-    split: str,
-    evaluator: evaluation.Evaluator,
-    console: Console,
-) -> dict[str, Any]:
-    """Estimates all bounds of `state` with a compiled evaluator; writes and returns them.
-
-    One evaluator serves all runs of one model and split. Raises UserError on a full disk.
+def is_evaluated(workdir: pathlib.Path, config: Config, split: str) -> bool:
+    """Whether the finished run in `workdir`, as its newest checkpoint has it, was evaluated on
+    `split` as `config` says; False where the files cannot be read.
     """
-    params = training.evaluation_params(state)
-    per_example = _evaluate_split(config, params, held_out, evaluator, console=console)
-    result = {
-        "protocol": _protocol(config, split, held_out, state),
-        "estimates": evaluation.estimates(per_example),
-        "diagnostics": evaluation.summarize_diagnostics(per_example),
-    }
-    name = "evaluation" if split == "test" else f"evaluation-{split}"
-    arrays = {f"value/{k}": v for k, v in per_example.values.items()}
-    arrays |= {f"mc_variance/{k}": v for k, v in per_example.variances.items()}
-    workdir_lib.write_npz(workdir / f"{name}.npz", arrays | {"ess": per_example.ess})
-    path = workdir / f"{name}.json"
-    result = _keep_evidence(path, result)
-    workdir_lib.write_json(path, result)
-    return result
+    try:
+        stored = files.read(files.path_of(workdir, split))
+        newest = checkpoints.steps(workdir / runs.CHECKPOINTS)
+    except UserError:
+        return False
+    if stored is None or not newest:
+        return False
+    found, wanted = stored.result.protocol, config.evaluation
+    budget = (found.num_samples, found.seed) == (wanted.num_samples, wanted.seed)
+    same_run = (found.trained_steps, found.num_epochs) == (newest[0], config.training.num_epochs)
+    return found.finished and budget and same_run
 
 
-def _keep_evidence(path: pathlib.Path, result: dict[str, Any]) -> dict[str, Any]:
-    """`result` with what `evidence_run` added to an earlier evaluation of the same protocol."""
-    before = workdir_lib.read_json(path) if path.is_file() else {}
-    if before.get("protocol") != result["protocol"]:
-        return result
-    merged = {part: before[part] | result[part] for part in ("estimates", "diagnostics")}
-    return before | {"protocol": result["protocol"]} | merged
+def read_estimates(workdir: pathlib.Path, split: str) -> dict[str, dict[str, Any]]:
+    """The estimates of an evaluation as its JSON has them: {name: {"value": .., ..}}.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    path = files.path_of(workdir, split)
+    stored = files.read(path)
+    if stored is None:
+        raise UserError(f"{path} is missing; evaluate the run first")
+    return results.to_json(stored.result.estimates)
 
 
-def make_evaluator(config: Config, model: Model, held_out: splits.HeldOut) -> evaluation.Evaluator:
-    """The compiled evaluator of `held_out` for `model`, whatever its parameters."""
-    return evaluation.make_evaluator(
-        evaluation.evaluate_example,
-        model=model,
-        num_examples=len(held_out.x),
-        num_samples=config.evaluation.num_samples,
-        chunk_size=config.evaluation.chunk_size,
+def evaluate_subject(
+    subject: Subject, settings: Settings | None = None, *, console: Console
+) -> Result:
+    """Estimates all bounds anew; writes files and figures, and returns the result.
+
+    Runs of one model share the compiled program. Raises UserError on a full disk.
+    """
+    settings = settings or Settings(evaluation=subject.config.evaluation)
+    return _evaluated(subject, settings, reuse=False, count=None, console=console).result
+
+
+def _evaluated(
+    subject: Subject,
+    settings: Settings,
+    *,
+    reuse: bool,
+    count: int | None,
+    console: Console,
+) -> Stored:
+    """The evaluation of `subject`, with what may be kept of an earlier call's evidence."""
+    path = files.path_of(subject.workdir, subject.split)
+    before = _read_earlier(path, console)
+    wanted = None if count is None else evidence.protocol(count, settings.evidence)
+    if reuse and before is not None and _is_same(before.result.protocol, subject, settings):
+        bare = Stored(evidence.without_rows(before.result), before.arrays, {})
+        return evidence.carry_over(before, bare, wanted, console=console)
+    if reuse and before is not None:
+        console.print(
+            f"{path.name} is of another checkpoint, data set, K or seed: evaluating anew",
+            soft_wrap=True,
+        )
+    measured = _measure(subject, settings, console=console)
+    result = Result(
+        subject_lib.protocol(subject, settings.evaluation),
+        summary.estimates(measured),
+        summary.diagnostics(measured, num_samples=settings.evaluation.num_samples),
     )
+    stored = Stored(result, per_example.arrays(measured), {})
+    stored = evidence.carry_over(before, stored, wanted, console=console)
+    stored = files.publish(path, stored)
+    figures.write(subject, stored.result)
+    return stored
 
 
-def _evaluate_split(config, params, held_out, evaluator, *, console) -> evaluation.PerExample:
-    settings = config.evaluation
-    key, parts, total = jax.random.key(settings.seed), [], len(held_out.x)
-    with logging.progress(console, "evaluate", done=0, total=total, unit="examples") as show:
-        for part in evaluation.evaluate_batches(evaluator, params, key, held_out.x):
-            parts.append(part)
-            show(sum(len(p.ess) for p in parts), f"K = {settings.num_samples:,}")
-    return evaluation.concatenate(parts)
+def _read_earlier(path: pathlib.Path, console: Console) -> Stored | None:
+    try:
+        return files.read(path)
+    except UserError as error:
+        console.print(f"{error}: evaluating anew", soft_wrap=True, markup=False)
+        return None
 
 
-def _protocol(config: Config, split: str, held_out: splits.HeldOut, state: TrainState) -> dict:
-    """What must agree before two evaluations may be compared, and where they come from."""
-    as_dict = config_lib.to_dict(config)
-    device = jax.devices()[0]
-    step = state.step if state.best is None else state.best.step
-    return {
-        "dataset": config.dataset.name,
-        "split": split,
-        "num_examples": len(held_out.x),
-        "binarization": held_out.binarization,
-        "data_sha256": held_out.sha256,
-        "num_samples": config.evaluation.num_samples,
-        "model": as_dict["model"],
-        "objective": as_dict["objective"],
-        "biased_gradient": config_lib.biased_gradient(config.objective),
-        "checkpoint_step": int(step),
-        "seed": config.evaluation.seed,
-        "dtype": str(jax.tree.leaves(state.params)[0].dtype),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
-    }
+def _is_same(protocol: Protocol, subject: Subject, settings: Settings) -> bool:
+    wanted = subject_lib.protocol(subject, settings.evaluation)
+    return all(getattr(protocol, name) == getattr(wanted, name) for name in _MEASURED)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _reconstruct(params: Params, keys, x, *, model: Model):
-    def reconstruct(key, x):
-        return model.likelihood_mean(params, model.sample_posterior(params, key, x))
-
-    return jax.vmap(reconstruct)(keys, x)
-
-
-def write_figures(
-    workdir: pathlib.Path,
-    model: Model,
-    state: TrainState,
-    held_out: splits.HeldOut,
-    result: dict[str, Any],
-) -> None:
-    """Bounds, samples and reconstructions of one evaluation, as figures/*.png."""
-    params = training.evaluation_params(state)
-    x = jnp.asarray(held_out.x[:_NUM_RECONSTRUCTIONS], jnp.float32)
-    keys = jax.random.split(jax.random.key(0), len(x))
-    means = np.asarray(_reconstruct(params, keys, x, model=model))
-    draws = runs.prior_means(model, params)
-    figures = {
-        "bounds": plots.bounds_against_samples(result),
-        "samples": plots.samples(draws, held_out.shape),
-        "reconstructions": plots.reconstructions(np.asarray(x), means, held_out.shape),
-    }
-    for name, figure in figures.items():
-        runs.write_figure(workdir, name, figure)
+def _measure(subject: Subject, settings: Settings, *, console: Console) -> PerExample:
+    x, budget = subject.held_out.x, settings.evaluation
+    example_map = per_example.make(
+        subject.model,
+        num_examples=len(x),
+        num_samples=budget.num_samples,
+        chunk_size=budget.chunk_size,
+    )
+    key = per_example.key_of(budget.seed, subject.split)
+    with logging.progress(console, "evaluate", done=0, total=len(x), unit="examples") as show:
+        return mapping.over_examples(
+            example_map,
+            subject.params,
+            key,
+            x,
+            done=lambda count: show(count, f"K = {budget.num_samples:,}"),
+        )

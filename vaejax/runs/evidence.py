@@ -1,7 +1,6 @@
-"""Evidence for a trained run: estimators of log p(x), gaps, and their place in evaluation.json."""
+"""Estimators of log p(x) for a run: what is kept of an earlier call, what is added now."""
 
 import dataclasses
-import pathlib
 import time
 from typing import Any
 
@@ -9,239 +8,260 @@ import numpy as np
 from jaxtyping import PyTree
 from rich.console import Console
 
-from vaejax import config as config_lib
-from vaejax.runs import evaluate as evaluate_run
-from vaejax.evaluation import examples as evaluation
+from vaejax.evaluation import estimators, means, per_example, results, summary
+from vaejax.evaluation import figures as plots
+from vaejax.evaluation.estimators import Task
+from vaejax.evaluation.means import ExampleMean
+from vaejax.evaluation.results import Estimate, EvidenceProtocol, Result
+from vaejax.evidence import budgets
 from vaejax.evidence import estimators as evidence
-from vaejax.runs import figures as evidence_plots
-from vaejax.runs import tasks as evidence_tasks
-from vaejax.evidence import pareto
+from vaejax.evidence import figures as evidence_plots
+from vaejax.runs import files
+from vaejax.runs.files import Stored
+from vaejax.runs.settings import Request, Settings
+from vaejax.runs.subject import Subject
+from vaejax.storage import logging
 from vaejax.training import runs
-from vaejax.data import splits
-from vaejax.training import step as training
-from vaejax.runs import summary as report
-from vaejax.storage import workdir as workdir_lib
-from vaejax.config import Config
-from vaejax.errors import UserError, unknown
-from vaejax.runs.tasks import Task
 from vaejax.types import Evidence
 
-_LEGAL_OVERRIDES = ("evidence.", "evaluation.")
+_SHARED = ("params_sha256", "data_sha256", "dtype", "precision")
+"""What must agree before evidence may stand beside an evaluation."""
+_GAPS = "gaps"
 
 
-def evaluate(
-    workdir: pathlib.Path,
-    *,
-    estimators: tuple[str, ...],
-    gaps: bool = False,
-    split: str = "test",
-    num_samples: int | None = None,
-    num_examples: int | None = None,
-    overrides: dict[str, str] | None = None,
-    console: Console,
-) -> dict[str, Any]:
-    """Adds evidence to the evaluation of the run in `workdir`; returns all of it.
-
-    An evaluation of another checkpoint, data set or K, or none, is made anew first. Every
-    estimator's result is written as soon as it is known.
-
-    Raises:
-      UserError: unknown estimator, one that this model does not allow, more examples than
-        the split has, values that are not finite, or whatever an evaluation may raise.
-    """
-    config = _with_overrides(workdir_lib.read_config(workdir), overrides or {}, num_samples)
-    for name in estimators:
-        if name not in evidence.ESTIMATORS:
-            raise unknown("--estimators", name, evidence.ESTIMATORS)
-    held_out = splits.held_out(config, split)
-    _, model, state = runs.load_run(workdir, held_out.shape, console=console)
-    params = training.evaluation_params(state)
-    x = _examples(held_out.x, config.evidence.num_examples, num_examples)
-    task = Task(config, model, params, x, tuple(dict.fromkeys(estimators)))
-    evidence_tasks.check(task)
-    path = workdir / ("evaluation.json" if split == "test" else f"evaluation-{split}.json")
-    result = _evaluation(path, task, held_out, state, split=split, console=console)
-    arrays = _start(workdir, path, result, task)
-    for name in task.estimators:
-        _run_estimator(name, task, result, arrays, workdir, console)
-        _save(workdir, path, result, arrays)
-    if gaps:
-        _run_gaps(task, result, arrays, workdir, console)
-    _run_activity(task, held_out.x, result, arrays, workdir)
-    _save(workdir, path, result, arrays)
-    return result
+def protocol(count: int, settings: budgets.Evidence) -> EvidenceProtocol:
+    """What all estimators of one result share."""
+    return EvidenceProtocol(num_examples=count, seed=settings.seed)
 
 
-def _with_overrides(config: Config, overrides: dict[str, str], num_samples: int | None) -> Config:
-    if num_samples is not None:
-        overrides = overrides | {"evaluation.num_samples": num_samples}
-        overrides.setdefault("evidence.importance.num_samples", num_samples)
-    for path in overrides:
-        if not path.startswith(_LEGAL_OVERRIDES):
-            raise UserError(
-                f"--config.{path}: belongs to the run, which is trained; only evidence.* and "
-                f"evaluation.* can be set here"
-            )
-    return config_lib.override_all(config, overrides) if overrides else config
+def make_task(subject: Subject, settings: Settings, request: Request, *, count: int) -> Task:
+    """What is asked for on the first `count` examples. Raises UserError where it cannot be."""
+    task = Task(
+        budgets=settings.evidence,
+        model=subject.model,
+        params=subject.params,
+        x=subject.held_out.x[:count],
+        num_samples=settings.evaluation.num_samples,
+        names=tuple(dict.fromkeys(request.estimators)),
+    )
+    estimators.check(task)
+    return task
 
 
-def _examples(x: np.ndarray, default: int, asked: int | None) -> np.ndarray:
-    """The first `asked` examples, or up to `default`; float32."""
-    if asked is not None and not 2 <= asked <= len(x):
-        raise UserError(f"--num_examples: must be in 2..{len(x)}, the split's size, got {asked}")
-    return np.asarray(x[: asked or default], np.float32)
-
-
-def _evaluation(path, task: Task, held_out, state, *, split: str, console) -> dict[str, Any]:
-    """The evaluation at `path` if it is of this checkpoint, data and K, else a new one."""
-    step = int(state.step if state.best is None else state.best.step)
-    wanted = {
-        "checkpoint_step": step,
-        "data_sha256": held_out.sha256,
-        "num_samples": task.config.evaluation.num_samples,
-        "seed": task.config.evaluation.seed,
-    }
-    if path.is_file():
-        result = workdir_lib.read_json(path)
-        if wanted.items() <= result.get("protocol", {}).items():
-            return result
-        console.print(f"{path.name} is of another checkpoint, data set or K: evaluating anew")
-    return evaluate_run.evaluate(
-        path.parent,
-        split=split,
-        num_samples=task.config.evaluation.num_samples,
-        console=console,
+def without_rows(result: Result) -> Result:
+    """`result` with the rows of its evaluation alone."""
+    own = {name: row for name, row in result.estimates.items() if row.do_not_trust is None}
+    watched = dataclasses.replace(result.diagnostics, divergent_moves={}, broken_chains={})
+    return dataclasses.replace(
+        result, estimates=own, diagnostics=watched, evidence=None, sandwich=None, gaps=None
     )
 
 
-def _start(workdir, path, result: dict[str, Any], task: Task) -> dict[str, np.ndarray]:
-    """Labels every estimate, notes the bounds on the same examples; returns kept arrays."""
-    count = len(task.x)
-    found = result.get("evidence", {})
-    kept = {}
-    arrays_path = _arrays_path(workdir, path)
-    if found.get("protocol", {}).get("num_examples") == count and arrays_path.is_file():
-        with np.load(arrays_path) as stored:
-            kept = dict(stored)
+def carry_over(
+    before: Stored | None, now: Stored, wanted: EvidenceProtocol | None, *, console: Console
+) -> Stored:
+    """`now`, an evaluation, with the evidence of an earlier call of the very same protocol.
+
+    Args:
+      before: what lay on the disk.
+      now: without evidence.
+      wanted: the examples and the seed of this call; None: it asks for none.
+      console: is told what is dropped.
+    """
+    if before is None or before.result.evidence is None:
+        return _started(now, wanted)
+    old = before.result
+    differing = _differing(old, now.result, wanted)
+    if differing:
+        console.print(
+            f"the evidence of an earlier call is dropped: it differs in {', '.join(differing)}",
+            soft_wrap=True,
+        )
+        return _started(now, wanted)
+    kept = _started(now, old.evidence.protocol)
+    rows = {name: row for name, row in old.estimates.items() if row.do_not_trust is not None}
+    watched = dataclasses.replace(
+        kept.result.diagnostics,
+        divergent_moves=old.diagnostics.divergent_moves,
+        broken_chains=old.diagnostics.broken_chains,
+    )
+    result = dataclasses.replace(
+        kept.result,
+        estimates=kept.result.estimates | rows,
+        diagnostics=watched,
+        evidence=dataclasses.replace(kept.result.evidence, about=old.evidence.about),
+        sandwich=old.sandwich,
+        gaps=old.gaps,
+    )
+    kept = Stored(result, now.arrays, before.evidence_arrays | kept.evidence_arrays)
+    for name in old.evidence.about:
+        if name in evidence.ESTIMATORS and evidence.reads_evaluation(name):
+            kept = _with_results(kept, name, *_read(name, kept), seconds=0.0, budget={})
+    return _without_stale_gaps(kept, console)
+
+
+def _differing(old: Result, new: Result, wanted: EvidenceProtocol | None) -> list[str]:
+    """In what the evidence of `old` was made otherwise than that of `new` is to be."""
+    pairs = [(name, old.protocol, new.protocol) for name in _SHARED]
+    if wanted is not None:
+        names = [item.name for item in dataclasses.fields(wanted)]
+        pairs += [(f"evidence.{name}", old.evidence.protocol, wanted) for name in names]
+    return [
+        name
+        for name, ours, theirs in pairs
+        if getattr(ours, name.rpartition(".")[2]) != getattr(theirs, name.rpartition(".")[2])
+    ]
+
+
+def _started(now: Stored, wanted: EvidenceProtocol | None) -> Stored:
+    """`now` with the ELBO and L_K of its evaluation on the examples that estimators use."""
+    if wanted is None:
+        return now
+    weights = per_example.weights_of(now.arrays, wanted.num_examples)
+    same, arrays = {}, {}
+    for name in ("elbo", f"iwae_{now.result.protocol.num_samples}"):
+        value, variance = weights.values[name], weights.variances[name]
+        same[name] = summary.row(value, variance, "lower bound")
+        arrays |= {f"{name}/value": value, f"{name}/variance": variance}
+    layers = {name: a for name, a in now.arrays.items() if name.startswith("unit_activity/")}
+    found = results.Evidence(wanted, same, {})
+    return Stored(dataclasses.replace(now.result, evidence=found), now.arrays, arrays | layers)
+
+
+def _read(name: str, stored: Stored) -> tuple[dict[str, Evidence], PyTree]:
+    found = stored.result
+    weights = per_example.weights_of(stored.arrays, found.evidence.protocol.num_examples)
+    return evidence.ESTIMATORS[name].read(weights, num_samples=found.protocol.num_samples), ()
+
+
+def add(subject: Subject, task: Task, stored: Stored, *, gaps: bool, console: Console) -> Stored:
+    """Runs what `task` names, and the gap analysis, each written as soon as it is known.
+
+    Raises:
+      UserError: the disk is full or the folder not writable.
+    """
+    path = files.path_of(subject.workdir, subject.split)
+    for name in task.names:
+        begun = time.monotonic()
+        found, tuning = _run(name, task, stored, console)
+        seconds = time.monotonic() - begun
+        budget = dataclasses.asdict(getattr(task.budgets, name))
+        stored = _with_results(stored, name, found, tuning, seconds=seconds, budget=budget)
+        if not gaps:
+            stored = _without_stale_gaps(stored, console)
+        stored = files.publish(path, stored)
+        for figure_name, figure in evidence.ESTIMATORS[name].figures(found, tuning).items():
+            runs.write_figure(subject.workdir, figure_name, figure)
+    if gaps:
+        stored = files.publish(path, _with_gaps(task, stored, console))
+        figure = evidence_plots.gap_bars(stored.result.gaps)
+        runs.write_figure(subject.workdir, _GAPS, figure)
+    layers = [a for name, a in stored.arrays.items() if name.startswith("unit_activity/")]
+    figure = plots.unit_activity(layers, per_example.ACTIVE_THRESHOLD)
+    runs.write_figure(subject.workdir, "active_units", figure)
+    return stored
+
+
+def _run(
+    name: str, task: Task, stored: Stored, console: Console
+) -> tuple[dict[str, Evidence], PyTree]:
+    if evidence.reads_evaluation(name):
+        return _read(name, stored)
+    total = estimators.cost(name, task)
+    with logging.progress(console, name, done=0, total=total, unit="examples") as show:
+        return estimators.run(name, task, done=lambda count: show(count, ""))
+
+
+def _with_results(
+    stored: Stored,
+    name: str,
+    found: dict[str, Evidence],
+    tuning: PyTree,
+    *,
+    seconds: float,
+    budget: dict[str, Any],
+) -> Stored:
+    """`stored` with the results of one estimator, in its rows or as a sandwich."""
+    module, result = evidence.ESTIMATORS[name], stored.result
+    if evidence.reads_evaluation(name):
+        used = result.protocol
+        budget = {"num_samples": used.num_samples, "evaluation_seed": used.seed}
+    watched = next(iter(found.values())).diagnostics.watched()
+    tuned = tuning._asdict() if hasattr(tuning, "_asdict") else {}
+    about = watched.counts | watched.numbers
+    about |= {key: np.asarray(value).tolist() for key, value in tuned.items()}
+    about |= {"budget": budget, "seconds": round(seconds, 1)}
+    if module.REPORT == "sandwich":
+        result = dataclasses.replace(result, sandwich=summary.sandwich(**found))
     else:
-        for name in ("sandwich", "gaps"):
-            result.pop(name, None)
-        bounds = {k: v for k, v in result["estimates"].items() if "do_not_trust" not in v}
-        result["estimates"], found = bounds, {}
-    result["estimates"] = report.labelled(result["estimates"])
-    with np.load(path.with_suffix(".npz")) as stored:
-        names = ("elbo", f"iwae_{result['protocol']['num_samples']}")
-        same = {
-            name: Evidence(
-                stored[f"value/{name}"][:count],
-                stored[f"mc_variance/{name}"][:count],
-                np.ones(count, bool),
-                None,
-            )
-            for name in names
+        rows = {
+            key: summary.row(row.value, row.variance, module.LABELS[key], row.trusted)
+            for key, row in found.items()
         }
-    result["evidence"] = found | {
-        "protocol": {"num_examples": count, "seed": task.config.evidence.seed},
-        "same_examples": {
-            name: {
-                key: value
-                for key, value in report.estimate(row, "lower bound").items()
-                if key != "do_not_trust"
-            }
-            for name, row in same.items()
-        },
-    }
-    return kept | {
-        f"{name}/{part}": getattr(row, part)
-        for name, row in same.items()
-        for part in ("value", "variance")
-    }
+        result = dataclasses.replace(result, estimates=result.estimates | rows)
+    arrays = dict(stored.evidence_arrays)
+    for key, row in found.items():
+        parts = {"value": row.value, "variance": row.variance, "trusted": row.trusted}
+        arrays |= {f"{key}/{part}": np.asarray(array) for part, array in parts.items()}
+    result = _count_failures(result, name, found)
+    kept = dataclasses.replace(result.evidence, about=result.evidence.about | {name: about})
+    return Stored(dataclasses.replace(result, evidence=kept), stored.arrays, arrays)
 
 
-def _arrays_path(workdir: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    return workdir / f"{path.stem.replace('evaluation', 'evidence')}.npz"
+def _count_failures(result: Result, name: str, found: dict[str, Evidence]) -> Result:
+    """`result` with how often chains of one estimator diverged or broke."""
+    changes = {}
+    every = [row.diagnostics.watched().counts for row in found.values()]
+    for count in every[0]:
+        before = getattr(result.diagnostics, count)
+        changes[count] = before | {name: sum(counts[count] for counts in every)}
+    watched = dataclasses.replace(result.diagnostics, **changes)
+    return dataclasses.replace(result, diagnostics=watched)
 
 
-def _save(workdir, path, result: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    workdir_lib.write_npz(_arrays_path(workdir, path), arrays)
-    workdir_lib.write_json(path, result)
+def _best_source(stored: Stored) -> str:
+    """The most trustworthy estimate of log p(x) at hand, L_K where there is no other."""
+    named = [name for name in evidence.by_trust() if name in stored.result.estimates]
+    return named[0] if named else f"iwae_{stored.result.protocol.num_samples}"
 
 
-def _run_estimator(name, task: Task, result, arrays, workdir, console) -> None:
-    begun = time.monotonic()
-    results, tuning = evidence_tasks.estimate(name, task, console=console)
-    labels = evidence.ESTIMATORS[name].LABELS
-    about = report.watched(next(iter(results.values())))
-    about |= {key: np.asarray(value).tolist() for key, value in _tuned(tuning).items()}
-    about |= {
-        "budget": dataclasses.asdict(getattr(task.config.evidence, name)),
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    result["evidence"][name] = about
-    if name == "bidirectional":
-        result["sandwich"] = report.sandwich(results["lower"], results["upper"])
-    else:
-        rows = {key: report.estimate(row, labels[key]) for key, row in results.items()}
-        result["estimates"] |= rows
-    for key, row in results.items():
-        arrays |= {f"{key}/value": row.value, f"{key}/variance": row.variance}
-        arrays[f"{key}/trusted"] = row.trusted
-    _note_diagnostics(name, results, result)
-    for figure_name, figure in _figures(name, results, tuning, task).items():
-        runs.write_figure(workdir, figure_name, figure)
-
-
-def _tuned(tuning: PyTree) -> dict[str, Any]:
-    return tuning._asdict() if hasattr(tuning, "_asdict") else {}
-
-
-def _note_diagnostics(name: str, results: dict[str, Evidence], result: dict[str, Any]) -> None:
-    """Shares of examples that are flagged, and everything that diverged."""
-    row = next(iter(results.values()))
-    if name == "importance":
-        result["diagnostics"] |= {
-            "pareto_k_bad": float(np.mean(row.diagnostics.pareto_k_bad)),
-            "do_not_trust": float(1.0 - np.mean(row.trusted)),
-        }
-    for count in ("divergent_moves", "broken_chains"):
-        if hasattr(row.diagnostics, count):
-            totals = result["diagnostics"].setdefault(count, {})
-            totals[name] = int(sum(getattr(r.diagnostics, count).sum() for r in results.values()))
-
-
-def _figures(name: str, results: dict[str, Evidence], tuning: PyTree, task: Task) -> dict[str, Any]:
-    row = next(iter(results.values()))
-    if name == "importance":
-        size = task.config.evidence.importance.num_samples
-        k_hats = row.diagnostics.pareto_k
-        if not np.isfinite(k_hats).any():
-            return {}
-        return {"pareto_k": evidence_plots.pareto_k(k_hats, pareto.threshold(size), size)}
-    if name in ("annealed", "bidirectional"):
-        acceptance = row.diagnostics.acceptance.mean(axis=0)
-        return {f"{name}_moves": evidence_plots.annealing(*tuning, acceptance)}
-    return {}
-
-
-def _run_gaps(task: Task, result, arrays, workdir, console) -> None:
-    """Uses the best estimate of log p(x) at hand, L_K where there is no other."""
-    elbos = evidence_tasks.elbos(task, console=console)
-    source = report.best_estimate(result["estimates"])
-    source = source or f"iwae_{result['protocol']['num_samples']}"
+def _with_gaps(task: Task, stored: Stored, console: Console) -> Stored:
+    source, arrays, result = _best_source(stored), stored.evidence_arrays, stored.result
+    with logging.progress(console, _GAPS, done=0, total=len(task.x), unit="examples") as show:
+        elbos = estimators.elbos(task, done=lambda count: show(count, ""))
     log_marginal = np.stack([arrays[f"{source}/value"], arrays[f"{source}/variance"]], axis=1)
-    num_layers = len(result["diagnostics"]["active_units"])
-    result["gaps"] = report.gaps(log_marginal, elbos, source=source, num_layers=num_layers)
-    result["evidence"]["gaps"] = {"budget": dataclasses.asdict(task.config.evidence.gaps)}
-    arrays["gaps/elbo"] = elbos.encoder
-    arrays |= {f"gaps/elbo_{family}": best for family, best in elbos.best.items()}
-    runs.write_figure(workdir, "gaps", evidence_plots.gap_bars(result["gaps"]))
+    num_layers = len(result.diagnostics.active_units)
+    found = summary.gaps(log_marginal, elbos, source=source, num_layers=num_layers)
+    about = {_GAPS: {"budget": dataclasses.asdict(task.budgets.gaps)}}
+    kept = dataclasses.replace(result.evidence, about=result.evidence.about | about)
+    added = {f"gaps/elbo_{family}": best for family, best in elbos.best.items()}
+    return Stored(
+        dataclasses.replace(result, gaps=found, evidence=kept),
+        stored.arrays,
+        arrays | {"gaps/elbo": elbos.encoder} | added,
+    )
 
 
-def _run_activity(task: Task, x: np.ndarray, result, arrays, workdir) -> None:
-    """Var_x(E_q[u]) of every unit over the whole split, and its histogram."""
-    activity = evidence_tasks.unit_activity(task.params, x, model=task.model)
-    arrays |= {f"unit_activity/layer_{i}": layer for i, layer in enumerate(activity, 1)}
-    threshold = evaluation.ACTIVE_THRESHOLD
-    result["diagnostics"]["active_units"] = [int((u > threshold).sum()) for u in activity]
-    figure = evidence_plots.unit_activity(activity, threshold)
-    runs.write_figure(workdir, "active_units", figure)
+def _without_stale_gaps(stored: Stored, console: Console) -> Stored:
+    """`stored` without gaps whose log p(x) is no longer among its rows."""
+    result = stored.result
+    if result.gaps is None:
+        return stored
+    source, used = result.gaps.log_marginal_from, result.gaps.log_marginal
+    rows = result.estimates | result.evidence.same_examples
+    if source in rows and _agrees(rows[source], used):
+        return stored
+    console.print(
+        f"the gaps of an earlier call are dropped: they stand on another {source}; give --gaps",
+        soft_wrap=True,
+    )
+    about = {name: part for name, part in result.evidence.about.items() if name != _GAPS}
+    arrays = {k: v for k, v in stored.evidence_arrays.items() if not k.startswith("gaps/")}
+    kept = dataclasses.replace(result.evidence, about=about)
+    return Stored(dataclasses.replace(result, gaps=None, evidence=kept), stored.arrays, arrays)
+
+
+def _agrees(row: Estimate, used: ExampleMean) -> bool:
+    """Whether both are one number, but for the rounding of another batch."""
+    both = (means.number(row.value), means.number(used.value))
+    return both[0] is not None and both[1] is not None and bool(np.isclose(*both, rtol=1e-6))

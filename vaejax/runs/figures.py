@@ -1,86 +1,45 @@
-"""Figures about evidence. Each function makes one matplotlib Figure and touches no file."""
+"""The figures of an evaluation, written beside it."""
 
-from typing import Any
+import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
+from jaxtyping import Array, Float
 
-_BLUE, _ORANGE, _GREY, _GREEN = "#1f5fa8", "#d9722e", "#777777", "#3a8f5c"
+from vaejax import keys
+from vaejax.evaluation import figures as plots
+from vaejax.evaluation import mapping
+from vaejax.evaluation.results import Result
+from vaejax.runs.subject import Subject
+from vaejax.training import runs
+from vaejax.types import Model, Params
 
-
-def _axes(width: float = 5.6, height: float = 3.4):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def pareto_k(k_hats: np.ndarray, threshold: float, num_samples: int) -> Figure:
-    """Histogram of k-hat over examples, the threshold, and the share above it."""
-    figure, axes = _axes()
-    k_hats = np.asarray(k_hats)[np.isfinite(k_hats)]
-    axes.hist(k_hats, bins=np.linspace(min(-0.2, *k_hats), max(1.2, *k_hats), 36), color=_BLUE)
-    bad = float(np.mean(k_hats > threshold))
-    axes.axvline(threshold, color=_ORANGE, ls="--", label=f"threshold {threshold:.2f}")
-    axes.set(xlabel="Pareto k-hat of the importance weights", ylabel="examples")
-    axes.set_title(f"{bad:.0%} of examples above: do not trust K = {num_samples:,}", fontsize=11)
-    axes.legend(frameon=False)
-    return figure
+_NUM_RECONSTRUCTIONS = 12
 
 
-def gap_bars(gaps: dict[str, Any]) -> Figure:
-    """Stacked bars: log p(x) - ELBO as approximation plus amortization gap, two families."""
-    figure, axes = _axes()
-    families = {"diagonal": gaps, "full covariance": gaps["full_covariance"]}
-    for position, rows in enumerate(families.values()):
-        bottom = 0.0
-        for name, color in (("approximation", _BLUE), ("amortization", _ORANGE)):
-            row, label = rows[name], f"{name} gap" if position == 0 else None
-            error = 2 * (row["mc_se"] or 0.0)
-            axes.barh(position, row["value"], left=bottom, color=color, height=0.55, label=label)
-            middle = bottom + row["value"] / 2
-            # Above the bar: a narrow part has no room for its number.
-            axes.text(middle, position - 0.36, f"{row['value']:.3f}", ha="center", color=color)
-            bottom += row["value"]
-            axes.errorbar(bottom, position, xerr=error, color="black", capsize=3, lw=1)
-    axes.set_yticks(range(2), [f"q*: {name}" for name in families])
-    axes.invert_yaxis()
-    axes.set(xlabel="nats per example (bars: 2 Monte-Carlo errors)", ylim=(1.9, -0.6))
-    axes.set_title(f"log p(x) - ELBO, log p(x) from {gaps['log_marginal_from']}", fontsize=11)
-    axes.legend(frameon=False, ncols=2, loc="lower right")
-    return figure
+@functools.partial(jax.jit, static_argnames="model")
+def _reconstruct(
+    params: Params, sample_keys: Array, x: Float[Array, "N ..."], *, model: Model
+) -> Float[Array, "N ..."]:
+    def reconstruct(key, x):
+        return model.likelihood(params, model.posterior(params, x).sample(key)).mean
+
+    return jax.vmap(reconstruct)(sample_keys, x)
 
 
-def annealing(temperatures: np.ndarray, step_sizes: np.ndarray, acceptance: np.ndarray) -> Figure:
-    """Acceptance of the scored run, step size and temperature along the chain."""
-    figure = Figure(figsize=(7.6, 2.8), layout="constrained")
-    index = np.arange(1, len(temperatures))
-    panels = (
-        ("acceptance", acceptance, (0.0, 1.0)),
-        ("step size", step_sizes, (0.0, None)),
-        ("temperature b", temperatures[1:], (0.0, 1.0)),
-    )
-    for axes, (title, values, limits) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.plot(index, values, color=_BLUE, lw=1.2)
-        axes.set(xlabel="step", title=title, ylim=limits)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def unit_activity(activity: list[np.ndarray], threshold: float) -> Figure:
-    """Histogram of log10 Var_x(E_q[u]) per stochastic layer, and the line of active units."""
-    figure, axes = _axes()
-    floor = 1e-6
-    layers = [np.log10(np.maximum(layer, floor)) for layer in activity]
-    names = [
-        f"layer {number}: {int((values > np.log10(threshold)).sum())} of {len(values)} active"
-        for number, values in enumerate(layers, 1)
-    ]
-    bins = np.linspace(np.log10(floor), max(1.0, *(values.max() for values in layers)), 36)
-    colors = [_BLUE, _GREEN, _GREY][: len(layers)] if len(layers) <= 3 else None
-    axes.hist(layers, bins=bins, label=names, color=colors, stacked=True)
-    axes.axvline(np.log10(threshold), color=_ORANGE, ls="--", label=f"threshold {threshold}")
-    axes.set(xlabel="log10 of the variance of the posterior mean over examples", ylabel="units")
-    axes.set_title("active latent units", fontsize=11)
-    axes.legend(frameon=False)
-    return figure
+def write(subject: Subject, result: Result) -> None:
+    """Bounds, samples and reconstructions, as figures/*.png. Raises UserError."""
+    params, model = subject.params, subject.model
+    x = mapping.as_float(subject.held_out.x[:_NUM_RECONSTRUCTIONS])
+    sample_keys = jax.random.split(keys.domain(0, "figures/reconstructions"), len(x))
+    means = np.asarray(_reconstruct(params, sample_keys, jnp.asarray(x), model=model))
+    draws = runs.prior_means(model, params)
+    shape = x.shape[1:]
+    drawn = {
+        "bounds": plots.bounds_against_samples(result),
+        "samples": plots.samples(draws, shape),
+        "reconstructions": plots.reconstructions(np.asarray(x), means, shape),
+    }
+    for name, figure in drawn.items():
+        runs.write_figure(subject.workdir, name, figure)

@@ -1,54 +1,71 @@
-"""One HTML page that needs no other file: skeleton, tables and embedded figures. Pure text."""
+"""One HTML page that needs no other file, from jinja2 templates. Pure text.
 
-import base64
-import html
-from collections.abc import Iterable, Sequence
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
-  padding: 0 1rem; color: #222; background: #fff; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid #ddd; text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { white-space: normal; }
-figure { margin: 2rem 0; } img { max-width: 100%; height: auto; }
+Templates lie in `templates/` of the folder whose page it is, and extend `page.html` beside this
+module. Everything put into them is escaped.
 """
 
+import base64
+import pathlib
+from typing import Any, NamedTuple
 
-def document(title: str, body: Iterable[str], *, style: str = "", script: str = "") -> str:
-    """The page: `body` is HTML, `title` text; `style` follows the common one."""
-    code = f"<script>{script}</script>" if script else ""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}{style}</style></head><body>{''.join(body)}{code}</body></html>\n"
+import jinja2
+
+_OWN = pathlib.Path(__file__).parent / "templates"
+
+
+class Picture(NamedTuple):
+    """A figure of a page.
+
+    Attributes:
+      name: its id; unique on the page.
+      caption: one sentence, text.
+      image: the bytes of a PNG or GIF.
+    """
+
+    name: str
+    caption: str
+    image: bytes
+
+    @property
+    def source(self) -> str:
+        """The image itself as a data: address."""
+        kind = "gif" if self.image[:3] == b"GIF" else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(self.image).decode()}"
+
+
+class Row(NamedTuple):
+    """A row of a table: its CSS class ("" for none) and the texts of its cells."""
+
+    css: str
+    cells: list[str]
+
+
+class Table(NamedTuple):
+    """A table of texts.
+
+    Attributes:
+      headings: one text per column.
+      rows: as many cells each.
+      title: a heading above it, "" for none.
+    """
+
+    headings: list[str]
+    rows: list[Row]
+    title: str = ""
+
+
+def render(folder: pathlib.Path, template: str, **values: Any) -> str:
+    """The page that the file `template` in `folder` makes of `values`.
+
+    Raises:
+      jinja2.UndefinedError: the template names a value that is not given.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, _OWN]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def paragraph(text: str) -> str:
-    """Text as a paragraph."""
-    return f"<p>{html.escape(text)}</p>"
-
-
-def table(head: str, rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """A table from the HTML of its head cells and rows of (CSS class, texts)."""
-    body = []
-    for name, cells in rows:
-        attribute = f' class="{html.escape(name)}"' if name else ""
-        body.append(
-            f"<tr{attribute}>"
-            + "".join(f"<td>{html.escape(text)}</td>" for text in cells)
-            + "</tr>"
-        )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-
-
-def figure(name: str, caption: str, image: bytes) -> str:
-    """A PNG or GIF, embedded, with its caption below."""
-    kind = "gif" if image[:3] == b"GIF" else "png"
-    text, data = html.escape(caption), base64.b64encode(image).decode()
-    return (
-        f'<figure><img id="{html.escape(name)}" alt="{text}" '
-        f'src="data:image/{kind};base64,{data}"><figcaption>{text}</figcaption></figure>'
-    )
+    return environment.get_template(template).render(**values)

@@ -2,16 +2,22 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from vaejax.storage import workdir as workdir_lib
+from vaejax.errors import UserError
+from vaejax.storage import files
+from vaejax.storage.json_files import read_metrics as read_metrics  # callers know it from here
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -28,42 +34,97 @@ class MetricsWriter(NamedTuple):
     image: Callable[[int, str, np.ndarray], None]
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a half-written last line is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
-
-
 @contextlib.contextmanager
 def metrics_writer(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWriter]:
     """Appends to the metrics of `workdir`; rows after `step` are dropped first, so that a
-    resumed run leaves the file of one that never stopped. Raises UserError on a full disk.
+    resumed run leaves the file of one that never stopped.
+
+    Numbers that are not finite are null in metrics.jsonl, because JSON has no word for them.
+
+    Raises:
+      UserError: `workdir` is gone, the disk is full, or the metrics there are broken.
     """
-    from tensorboardX import SummaryWriter
+    path = workdir / "metrics.jsonl"
+    kept = "".join(_line(row) for row in read_metrics(path) if row["step"] <= step)
+    files.write_atomically(path, lambda handle: handle.write(kept.encode()), root=workdir)
+    with contextlib.ExitStack() as stack:
+        with _errors(path):
+            rows = stack.enter_context(_closing(path.open("a"), path))
+            board = stack.enter_context(_closing(_open_board(workdir, purge_step=step + 1), path))
 
-    path = workdir / workdir_lib.METRICS
-    kept = "".join(json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step)
-    workdir_lib.write_atomically(path, lambda handle: handle.write(kept.encode()))
+        def scalars(at: int, values: dict[str, Any]) -> None:
+            with _errors(path):
+                _require_same(path, rows)
+                rows.write(_line({"step": at, **values}))
+                rows.flush()
+                for name, value in values.items():
+                    _add(board, at, summary.scalar(name, value))
+                board.flush()
 
-    def scalars(at: int, values: dict[str, Any]) -> None:
-        rows.write(json.dumps({"step": at, **values}) + "\n")
-        rows.flush()
-        for name, value in values.items():
-            board.add_scalar(name, value, at)
+        def image(at: int, name: str, picture: np.ndarray) -> None:
+            with _errors(path):
+                _add(board, at, summary.image(name, picture, dataformats="HWC"))
+                board.flush()
 
+        yield MetricsWriter(scalars, image)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(files.plain(row), allow_nan=False) + "\n"
+
+
+@contextlib.contextmanager
+def _errors(path: pathlib.Path) -> Iterator[None]:
+    """Failed writes as one line."""
     try:
-        with (
-            path.open("a") as rows,
-            SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) as board,
-        ):
-            yield MetricsWriter(
-                scalars, lambda at, name, x: board.add_image(name, x, at, dataformats="HWC")
-            )
+        yield
     except OSError as error:
-        raise workdir_lib.cannot_write(path, error) from error
+        files.require_folder(path.parent)
+        raise files.cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def _closing(handle: Any, path: pathlib.Path) -> Iterator[Any]:
+    """Closes `handle`; what cannot be flushed then is an error, unless there is one already."""
+    try:
+        yield handle
+    except BaseException:
+        with contextlib.suppress(OSError):
+            handle.close()
+        raise
+    with _errors(path):
+        handle.close()
+
+
+def _require_same(path: pathlib.Path, handle: IO[str]) -> None:
+    """An open file takes rows even after its name is gone, and nobody would see them."""
+    try:
+        there = path.stat()
+    except FileNotFoundError as error:
+        files.require_folder(path.parent)
+        raise UserError(f"{path} is gone: it was removed while it was written to") from error
+    if not os.path.samestat(there, os.fstat(handle.fileno())):
+        raise UserError(f"{path} was replaced by another file while it was written to")
+
+
+def _open_board(workdir: pathlib.Path, *, purge_step: int) -> EventsWriter:
+    """TensorBoard's file. `SummaryWriter` has a thread that prints tracebacks on a full disk
+    and then waits for ever, so events are written here and now.
+    """
+    folder = workdir / "tensorboard"
+    files.make_folders(folder, root=workdir)
+    board = EventsWriter(str(folder / "events"))
+    for event in (
+        Event(step=purge_step, file_version="brain.Event:2"),
+        Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)),
+    ):
+        event.wall_time = time.time()
+        board.write_event(event)
+    return board
+
+
+def _add(board: EventsWriter, at: int, content: Any) -> None:
+    board.write_event(Event(step=at, wall_time=time.time(), summary=content))
 
 
 @contextlib.contextmanager

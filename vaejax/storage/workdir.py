@@ -1,72 +1,107 @@
-"""The files of one run: where they lie, and writes that a kill or a full disk cannot halve."""
+"""The folder of one run: where it may lie, who holds it, whose config lives there."""
 
 import contextlib
 import errno
-import fcntl
-import io
-import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+import unicodedata
+import warnings
+from collections.abc import Iterator
 
-import numpy as np
+import filelock
 
 from vaejax import config as config_lib
 from vaejax.errors import UserError
+from vaejax.storage import json_files
+from vaejax.storage.files import cannot_write as cannot_write  # callers know these by this name
+from vaejax.storage.files import publish as publish
+from vaejax.storage.files import write_atomically as write_atomically
+from vaejax.storage.files import write_json as write_json
+from vaejax.storage.files import write_npz as write_npz
+from vaejax.storage.json_files import read_json as read_json
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 PER_EXAMPLE = "evaluation.npz"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GLOB = "[]*?"
+_NAME_BYTES = 255  # of one file name, on every common file system
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
-def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Calls `write` on a temporary file beside `path`, then renames it into place.
+def check_path(text: str | os.PathLike, *, flag: str = "--workdir") -> pathlib.Path:
+    """The folder that `text` names, `~` expanded; it need not exist, and is not made.
 
     Raises:
-      UserError: the disk is full or the folder not writable; `path` is as it was.
+      UserError: empty text, a home that cannot be found, control characters, names above
+        255 bytes, characters that Orbax reads as a pattern, or a path that leads to or
+        through something that is no folder; one line that begins with `flag`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = os.fspath(text)
+    if not text.strip():
+        raise UserError(f"{flag}: needs a folder, got {text!r} (a shell variable that is not set?)")
+    strange = sorted({c for c in text if unicodedata.category(c) in ("Cc", "Cs")})
+    if strange:
+        raise UserError(f"{flag}: control characters cannot be in a path, got {text!r}")
+    path = _expand(text, flag)
+    for part in path.parts:
+        if len(os.fsencode(part)) > _NAME_BYTES:
+            raise UserError(
+                f"{flag}: a name in a path has at most {_NAME_BYTES} bytes, got "
+                f"{len(os.fsencode(part))} in {part[:20]}..."
+            )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
-            write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        absolute = path.absolute()
+        _check_folders(absolute, flag)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        raise UserError(f"{flag}: {path} cannot be used: {error.strerror or error}") from error
+    found = [character for character in _GLOB if character in str(absolute)]
+    if found:
+        raise UserError(
+            f"{flag}: {absolute} contains {' '.join(found)}, which checkpoints cannot be read "
+            f"back from; choose a path without any of {' '.join(_GLOB)}"
+        )
+    return path
 
 
-def cannot_write(path: pathlib.Path, error: OSError) -> UserError:
-    """The sentence for a failed write: what stopped it and what to do."""
-    advice = "free some space" if error.errno in _NO_ROOM else "choose a folder you can write to"
-    return UserError(f"cannot write {path}: {error.strerror or error}; {advice}, then run again")
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda handle: handle.write(text.encode()))
-
-
-def write_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes named arrays, compressed, atomically."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, lambda handle: handle.write(buffer.getbuffer()))
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """The JSON at `path`. Raises UserError where it is missing or broken."""
+def _expand(text: str, flag: str) -> pathlib.Path:
+    if not text.startswith("~"):
+        return pathlib.Path(text)
+    home = os.environ.get("HOME")
+    if text.split("/")[0] == "~" and home is not None and not os.path.isabs(home):
+        raise UserError(f"{flag}: {text!r}: HOME is {home!r}, no full path; write the path in full")
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        return pathlib.Path(text).expanduser()
+    except (RuntimeError, KeyError) as error:
+        user = text.split("/")[0]
+        raise UserError(
+            f"{flag}: {user!r} stands for no home that can be found; write the path in full"
+        ) from error
+
+
+def _check_folders(path: pathlib.Path, flag: str) -> None:
+    """Refuses a path whose nearest existing part is no folder."""
+    for part in (path, *path.parents):
+        if part.is_dir():
+            return
+        if os.path.lexists(part):
+            kind = "a link to nothing" if part.is_symlink() else "a file"
+            raise UserError(f"{flag}: {part} is {kind}, a folder is needed")
+
+
+def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The file `name` of `folder`, links followed.
+
+    Raises:
+      UserError: it lies outside of `folder`.
+    """
+    try:
+        path, root = (folder / name).resolve(), folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{folder}: {name!r} is no file name") from error
+    if not path.is_relative_to(root):
+        raise UserError(f"{folder}: {name!r} lies outside of the folder; only its own files count")
+    return path
 
 
 def read_config(workdir: pathlib.Path) -> config_lib.Config:
@@ -76,49 +111,78 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
       UserError: there is no run, or its config is broken or no longer legal.
     """
     path = workdir / CONFIG
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(f"--workdir: {workdir} holds no run (no {CONFIG}); train one there first")
-    return config_lib.from_dict(read_json(path))
+    values = json_files.read_json(path, json_files.CONFIG)
+    try:
+        return config_lib.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def claim(workdir: pathlib.Path, config: config_lib.Config) -> bool:
-    """Makes `workdir` the home of `config`; returns whether it already was.
+    """Makes `workdir`, which exists, the home of `config`; returns whether it already was.
+
+    What is no part of a run's identity (places, budgets, more epochs) may differ from the
+    config that lives there, and is written anew.
 
     Raises:
-      UserError: another config lives there (the differing keys are named), the folder
-        holds something else, or it cannot be written.
+      UserError: another config lives there (the differing keys are named), its config
+        cannot be read, or the folder cannot be written.
     """
     path = workdir / CONFIG
-    if path.is_file():
-        found = config_lib.differences(config, read_config(workdir))
+    if os.path.lexists(path):
+        there = read_config(workdir)
+        found = config_lib.differences(config, there)
         if found:
             raise UserError(
                 f"--workdir: {workdir} holds a run with another config (given != there): "
                 f"{'; '.join(found)}; choose another workdir or the same values"
             )
+        if config != there:
+            write_json(path, config_lib.to_dict(config), root=workdir)
         return True
-    write_json(path, config_lib.to_dict(config))
+    write_json(path, config_lib.to_dict(config), root=workdir)
     return False
 
 
 @contextlib.contextmanager
-def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds `workdir` for one trainer; freed by the system when the process ends, even killed.
+def lock(workdir: pathlib.Path) -> Iterator[str | None]:
+    """Holds `workdir`, made where it is missing, for one trainer.
+
+    The system frees the lock when the process ends, even killed. A folder that has no file
+    locks (some network file systems) is used without: then what is yielded is a warning to
+    show, because two trainers would not see each other; else None.
 
     Raises:
       UserError: another trainer holds it, or the folder cannot be written.
     """
-    path = workdir / ".lock"
+    held = filelock.FileLock(workdir / ".lock", timeout=0, thread_local=False)
+    warning = None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
+        with warnings.catch_warnings(record=True, action="always") as told:
+            held.acquire()
+        warning = _no_locks(workdir) if told else None  # filelock fell back to a marker file
+    except filelock.Timeout as error:
+        raise UserError(
+            f"--workdir: another trainer is running in {workdir}; wait or use another workdir"
+        ) from error
+    except NotImplementedError:
+        warning = _no_locks(workdir)
     except OSError as error:
-        raise cannot_write(workdir, error) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"--workdir: another trainer is running in {workdir}; wait or use another workdir"
-            ) from error
-        yield
+        if error.errno not in _NO_LOCKS:
+            raise cannot_write(workdir, error) from error
+        warning = _no_locks(workdir)
+    try:
+        yield warning
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be gone by now
+            held.release(force=True)
+
+
+def _no_locks(workdir: pathlib.Path) -> str:
+    return (
+        f"{workdir}: this file system has no file locks, so nothing keeps a second trainer out; "
+        f"start no other one there"
+    )

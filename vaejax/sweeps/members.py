@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from vaejax import config as config_lib
-from vaejax import python_files, schema
+from vaejax import python_files
 from vaejax.config import Config
 from vaejax.errors import UserError
 
@@ -22,6 +23,7 @@ Overrides = dict[str, Any]
 NAME = "name"
 _LEGAL_NAME = re.compile(r"[A-Za-z0-9][\w.=,+-]{0,150}")
 _SHARED = ("dataset", "evaluation")
+_RESERVED = ("sweep.json", "sweep.csv", "groups.json", "failed.json")
 
 
 class Member(NamedTuple):
@@ -120,7 +122,10 @@ def label(overrides: Overrides) -> str:
 
 
 def _text(value: Any) -> str:
-    return "-".join(map(_text, value)) if isinstance(value, (tuple, list)) else str(value)
+    """A value as part of a folder's name: renyi(alpha=0.5) is renyi-alpha=0.5."""
+    if isinstance(value, (tuple, list)):
+        return "-".join(map(_text, value))
+    return re.sub(r"[^\w.=,+-]", "", re.sub(r"[(:/]", "-", str(value)))
 
 
 def load(path_text: str) -> list[Overrides]:
@@ -132,6 +137,9 @@ def load(path_text: str) -> list[Overrides]:
     items = python_files.call(path_text, "get_sweep", flag="--sweep")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UserError(f"--sweep: {path_text}: get_sweep must return a list of dicts of overrides")
+    strange = [key for item in items for key in item if not isinstance(key, str)]
+    if strange:
+        raise UserError(f"--sweep: {path_text}: keys are dotted paths (text), got {strange[0]!r}")
     return items
 
 
@@ -140,7 +148,7 @@ def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
 
     Raises:
       UserError: naming every problem of every member: unknown keys, bad values, names that
-        are twice there or no folder names, members that cannot be ranked.
+        are twice there or no folder names, members that cannot be ranked or are one run.
     """
     if not items:
         raise UserError("--sweep: is empty; get_sweep must return at least one override dict")
@@ -155,7 +163,7 @@ def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
                 wrong = [str(error)]
         problems += [f"member {name!r}: {text}" for text in wrong]
     problems += _clashes([label(item) for item in items], found)
-    if not config.dataset.num_validation:
+    if not config.dataset.num_validation and config.dataset.validation_split is None:
         problems.append(
             "config.dataset.num_validation: the best member is chosen on validation "
             "images, needs at least 1, got 0"
@@ -170,8 +178,9 @@ def _problems(config: Config, name: str, overrides: Overrides) -> list[str]:
     wrong = []
     if not _LEGAL_NAME.fullmatch(name):
         wrong.append("a name needs letters, digits and . = , + - _ only, at most 151 of them")
-    start = config
-    for path in sorted(overrides, key=lambda path: path != "model.name"):
+    if name in _RESERVED:
+        wrong.append("this name is that of a file of the sweep; choose another")
+    for path, value in overrides.items():
         if path.partition(".")[0] in _SHARED:
             wrong.append(
                 f"config.{path}: must be the same for all members, or they cannot be "
@@ -179,7 +188,7 @@ def _problems(config: Config, name: str, overrides: Overrides) -> list[str]:
             )
             continue
         try:
-            start = config_lib.override(start, path, overrides[path])
+            config_lib.override(config, path, value)
         except UserError as error:
             wrong.append(str(error))
     return wrong
@@ -191,23 +200,19 @@ def _clashes(names: list[str], found: list[Member]) -> list[str]:
     ]
     seen: dict[str, str] = {}
     for member in found:
-        text = json.dumps(config_lib.to_dict(member.config), sort_keys=True)
+        text = json.dumps(config_lib.identity(member.config), sort_keys=True)
         if text in seen and seen[text] != member.name:
-            problems.append(f"members {seen[text]!r} and {member.name!r} are the same run")
+            problems.append(
+                f"members {seen[text]!r} and {member.name!r} are the same run: they differ in "
+                f"nothing that changes its parameters"
+            )
         seen.setdefault(text, member.name)
     return problems
 
 
-def static_key(config: Config) -> str:
-    """What members of one compiled program share: the config without its traced numbers."""
-    numbers = config_lib.traced_numbers(config)
-    flat = schema.flatten(config_lib.to_dict(config))
-    return json.dumps([sorted(numbers), {k: v for k, v in flat.items() if k not in numbers}])
-
-
 def groups(found: Sequence[Member]) -> list[list[Member]]:
-    """Members by `static_key`, in the order of their first ones."""
-    by_key: dict[str, list[Member]] = {}
+    """Members by program, in the order of their first ones: those with the same static config."""
+    by_key: dict[Any, list[Member]] = {}
     for member in found:
-        by_key.setdefault(static_key(member.config), []).append(member)
+        by_key.setdefault(jax.tree.structure(member.config), []).append(member)
     return list(by_key.values())

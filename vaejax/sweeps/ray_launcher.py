@@ -64,14 +64,14 @@ def run_groups(
     address: str | None,
     stopped: Callable[[], bool],
     report: Callable[[str, int, str], None],
-) -> tuple[dict[str, str], bool]:
+) -> dict[str, str]:
     """One Ray task per group, each tried again where its worker is lost.
 
     A task that is tried again resumes from its members' checkpoints. Where the cluster has
     GPUs, each task takes one. `workdir` must be a folder that all nodes share.
 
     Returns:
-      Failures by member, and whether a signal stopped the sweep.
+      Failures by member.
     """
     ray = connect(address)
     num_gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -91,7 +91,7 @@ def run_groups(
             _report_progress(group, workdir, report)
     for handle in handles:
         ray.cancel(handle, force=True)
-    return failures, bool(handles)
+    return failures
 
 
 def _run(task: Callable[..., dict[str, str]], group: Sequence[Member]) -> dict[str, str]:

@@ -2,19 +2,18 @@
 
 import csv
 import io
-import json
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.table import Table
 
+from vaejax.evaluation import means, seeds, terminal
+from vaejax.evaluation.means import SeedMean
 from vaejax.sweeps.members import Member
 
 SPLITS = ("validation", "test")
-_SEED_IN_NAME = re.compile(r"(^|,)seed=\d+")
+_NAMELESS = "base"
 
 
 class Result(NamedTuple):
@@ -31,6 +30,26 @@ class Result(NamedTuple):
     error: str | None
 
 
+class Row(NamedTuple):
+    """One setting: members that differ in their seed alone.
+
+    Attributes:
+      name: unlike that of any other setting.
+      overrides: what it changes in the config, without the seed.
+      members: their names.
+      finished: members with a result.
+      failed: members without one.
+      estimates: mean and error over the finished seeds, nats, by split and name.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    members: list[str]
+    finished: int
+    failed: int
+    estimates: dict[str, dict[str, SeedMean]]
+
+
 def log_marginal_name(num_samples: int) -> str:
     """The estimate that members are ranked by: L_K at the K of the evaluation."""
     return f"iwae_{num_samples}"
@@ -38,59 +57,77 @@ def log_marginal_name(num_samples: int) -> str:
 
 def setting_of(member: Member) -> tuple[str, str]:
     """What a member shares with its other seeds: a key, and its name without the seed."""
-    overrides = {path: value for path, value in member.overrides.items() if path != "seed"}
-    name = _SEED_IN_NAME.sub("", member.name).strip(",") or "base"
-    return json.dumps(overrides, sort_keys=True, default=str), name
+    return seeds.key(member.overrides), seeds.name_without_seed(member.name) or _NAMELESS
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean, and standard error sd / sqrt(n) over seeds (None below two of them)."""
-    if not values:
-        return None, None
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
-    return float(np.mean(values)), None if error is None else float(error)
+def settings(results: Sequence[Result]) -> list[Row]:
+    """One row per setting, best validation L_K first, mean over the seeds that did not fail.
 
-
-def settings(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row per setting, best validation L_K first; settings without a result last.
-
-    Each estimate is {"mean", "se"} over the seeds that did not fail, in nats.
+    A setting of which seeds failed comes after all whole ones: the mean of those that
+    survived is not that of the setting. Those without a finite result come last.
     """
-    by_key: dict[str, list[Result]] = {}
-    for result in results:
-        by_key.setdefault(setting_of(result.member)[0], []).append(result)
-    rows = []
-    for same in by_key.values():
-        finished = [result for result in same if result.estimates is not None]
-        member = same[0].member
-        row = {
-            "name": setting_of(member)[1],
-            "overrides": {k: v for k, v in member.overrides.items() if k != "seed"},
-            "members": [result.member.name for result in same],
-            "seeds": len(finished),
-            "failed": len(same) - len(finished),
+    groups = seeds.by_seed(
+        [seeds.Trained(result.member.name, result.member.overrides) for result in results],
+        nameless=_NAMELESS,
+    )
+    rows = [_row(name, [results[i] for i in indices]) for name, indices in groups]
+    ranked = _ranked(results)
+    return sorted(rows, key=lambda row: _rank(row, ranked), reverse=True)
+
+
+def _ranked(results: Sequence[Result]) -> str:
+    return log_marginal_name(results[0].member.config.evaluation.num_samples)
+
+
+def _rank(row: Row, ranked: str) -> tuple[bool, bool, float]:
+    score = _estimate(row, "validation", ranked).value
+    if not math.isfinite(score):
+        return False, False, -math.inf
+    return True, not row.failed, score
+
+
+def _row(name: str, same: Sequence[Result]) -> Row:
+    finished = [result for result in same if result.estimates is not None]
+    estimates = {
+        split: {
+            estimate: means.over_seeds(
+                [_value(result.estimates[split].get(estimate)) for result in finished]
+            )
+            for estimate in (finished[0].estimates[split] if finished else {})
         }
-        for split in SPLITS:
-            names = finished[0].estimates[split] if finished else {}
-            row[split] = {}
-            for name in names:
-                values = [result.estimates[split][name]["value"] for result in finished]
-                mean, error = mean_and_error(values)
-                row[split][name] = {"mean": mean, "se": error}
-        rows.append(row)
-    ranked = log_marginal_name(results[0].member.config.evaluation.num_samples)
-    score = lambda row: row["validation"].get(ranked, {"mean": -math.inf})["mean"]  # noqa: E731
-    return sorted(rows, key=score, reverse=True)
+        for split in SPLITS
+    }
+    overrides = {k: v for k, v in same[0].member.overrides.items() if k != seeds.SEED}
+    members = [result.member.name for result in same]
+    return Row(name, overrides, members, len(finished), len(same) - len(finished), estimates)
+
+
+def _value(estimate: dict[str, float] | None) -> float:
+    """The mean over examples of one member; NaN where its JSON says null."""
+    value = (estimate or {}).get("value")
+    return math.nan if value is None else value
+
+
+def _estimate(row: Row, split: str, name: str) -> SeedMean:
+    return row.estimates[split].get(name, SeedMean(math.nan, math.nan))
+
+
+def best(rows: Sequence[Row], ranked: str) -> Row | None:
+    """The first of sorted rows, None where none has a finite value of `ranked`.
+
+    A setting of which seeds failed is the best one only where there is no whole one.
+    """
+    return rows[0] if rows and _rank(rows[0], ranked)[0] else None
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
     """What sweep.json holds: the settings, the best one, and every member."""
-    rows = settings(results)
-    ranked = log_marginal_name(results[0].member.config.evaluation.num_samples)
+    rows, ranked = settings(results), _ranked(results)
+    first = best(rows, ranked)
     return {
-        "ranked_by": f"validation {ranked}, mean over seeds",
-        "best": rows[0]["name"] if rows[0]["seeds"] else None,
-        "settings": rows,
+        "ranked_by": f"validation {ranked}, mean over seeds; settings with failed seeds last",
+        "best": first and first.name,
+        "settings": [_json(row) for row in rows],
         "members": [
             {
                 "name": result.member.name,
@@ -103,46 +140,64 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
+def _json(row: Row) -> dict[str, Any]:
+    def plain(mean: SeedMean) -> dict[str, float | None]:
+        return {"mean": means.number(mean.value), "se": means.number(mean.error)}
+
+    return {
+        "name": row.name,
+        "overrides": row.overrides,
+        "members": row.members,
+        "seeds": row.finished,
+        "failed": row.failed,
+    } | {split: {k: plain(v) for k, v in row.estimates[split].items()} for split in SPLITS}
+
+
 def csv_text(results: Sequence[Result]) -> str:
     """What sweep.csv holds: one row per setting, means and standard errors over seeds."""
     rows = settings(results)
-    paths = list(dict.fromkeys(path for row in rows for path in row["overrides"]))
-    named = next((row for row in rows if row["seeds"]), {split: {} for split in SPLITS})
-    columns = [(split, name) for split in SPLITS for name in named[split]]
+    first = best(rows, _ranked(results))
+    paths = list(dict.fromkeys(path for row in rows for path in row.overrides))
+    names = {s: dict.fromkeys(name for row in rows for name in row.estimates[s]) for s in SPLITS}
+    columns = [(split, name) for split in SPLITS for name in names[split]]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     estimates = [f"{s}/{n}{tail}" for s, n in columns for tail in ("", " se")]
     writer.writerow(["name", "best", "seeds", "failed", *paths, *estimates])
-    for index, row in enumerate(rows):
-        cells = [row["overrides"].get(path, "") for path in paths]
+    for row in rows:
+        cells = [row.overrides.get(path, "") for path in paths]
         for split, name in columns:
-            value = row[split].get(name, {"mean": None, "se": None})
-            cells += ["" if value[k] is None else repr(value[k]) for k in ("mean", "se")]
-        best = "yes" if index == 0 and row["seeds"] else ""
-        writer.writerow([row["name"], best, row["seeds"], row["failed"], *cells])
+            numbers = map(means.number, _estimate(row, split, name))
+            cells += ["" if value is None else repr(value) for value in numbers]
+        mark = "yes" if row is first else ""
+        writer.writerow([row.name, mark, row.finished, row.failed, *cells])
     return text.getvalue()
 
 
-def _cell(value: dict[str, float | None] | None) -> str:
-    if value is None or value["mean"] is None:
+def _cell(mean: SeedMean) -> str:
+    value, error = map(means.number, mean)
+    if value is None:
         return ""
-    error = "" if value["se"] is None else f" ± {value['se']:.3f}"
-    return f"{value['mean']:.3f}{error}"
+    return f"{value:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
-def table(results: Sequence[Result]) -> Table:
-    """The settings as a reader sees them in a terminal."""
-    ranked = log_marginal_name(results[0].member.config.evaluation.num_samples)
+def table(results: Sequence[Result], *, encoding: str = "utf-8") -> Table:
+    """The settings as a reader sees them in a terminal of this encoding."""
+    rows, ranked = settings(results), _ranked(results)
+    caption = "nats per example; mean ± standard error over seeds"
+    if any(row.failed for row in rows):
+        caption += "; settings of which seeds failed come after whole ones"
     shown = Table(
         title=f"{len(results)} members, best first by validation {ranked}",
-        caption="nats per example; mean ± standard error over seeds",
+        caption=terminal.literal(caption, encoding),
     )
     shown.add_column("setting")
-    for heading in ("seeds", "validation ELBO", f"validation {ranked}", "test ELBO"):
-        shown.add_column(heading, justify="right")
-    shown.add_column(f"test {ranked}", justify="right")
-    for row in settings(results):
-        count = f"{row['seeds']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
-        cells = [_cell(row[split].get(n)) for split in SPLITS for n in ("elbo", ranked)]
-        shown.add_row(row["name"], count, *cells)
+    shown.add_column("seeds", justify="right")
+    for split in SPLITS:
+        for heading in ("ELBO", ranked):
+            shown.add_column(f"{split} {heading}", justify="right")
+    for row in rows:
+        cells = [row.name, seeds.count_text(row.finished, row.failed)]
+        cells += [_cell(_estimate(row, split, n)) for split in SPLITS for n in ("elbo", ranked)]
+        shown.add_row(*[terminal.literal(cell, encoding) for cell in cells])
     return shown

@@ -1,251 +1,259 @@
-"""Training a run: the loop around the pure functions of `training`, with all its I/O."""
+"""The one training loop, with all its I/O: for a run alone, and for runs trained as one program.
+
+Each run keeps the folder, files and results of a run of its own. One that is done, or has
+diverged, is frozen: the others cannot change it, nor it them. The end state does not depend on
+how often a run was killed and started again.
+"""
 
 import contextlib
-import pathlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
+from jaxtyping import Array
 
-from vaejax import config as config_lib
 from vaejax.config import Config
-from vaejax.data import splits
-from vaejax.errors import UserError
-from vaejax.evaluation import examples as evaluation
-from vaejax.evaluation import figures as plots
+from vaejax.evaluation import validation
 from vaejax.storage import checkpoints, logging
-from vaejax.storage import workdir as workdir_lib
-from vaejax.training import memory, runs
+from vaejax.storage.checkpoints import Saver
+from vaejax.training import programs, records, runs, standing
 from vaejax.training import step as training
-from vaejax.training.step import Plan, TrainState
-from vaejax.types import Model, Params
+from vaejax.training.programs import Group
+from vaejax.training.standing import Outcome, Report, Run, Surroundings, Tally
+from vaejax.training.step import TrainState
 
 
-class Session(NamedTuple):
-    """Everything one training process works with."""
+def train_together(members: Sequence[Run], around: Surroundings) -> list[Outcome]:
+    """Trains, or resumes, runs of one static config as one program.
 
-    config: Config
-    workdir: pathlib.Path
-    console: Console
-    model: Model
-    plan: Plan
-    data: splits.TrainingData
-
-
-def train(config: Config, workdir: pathlib.Path, *, console: Console) -> TrainState:
-    """Trains, or resumes, the run of `config` in `workdir`, and returns its last state.
-
-    The end state does not depend on how often the run was killed and started again.
+    Where they do not fit the memory together, some at a time.
 
     Raises:
-      UserError: bad config or data, a workdir of another config or in use by another
-        trainer, a full disk, or a loss that is no longer finite.
+      UserError: bad data, a full disk, a single run that does not fit the memory.
     """
-    config_lib.validate(config)
-    with stop_signal() as stopped:
-        data = splits.training_data(config)
-        session = Session(
-            config,
-            workdir,
-            console,
-            runs.build_model(config, data.spec),
-            training.make_plan(config, len(data.images)),
-            data,
-        )
-        with workdir_lib.lock(workdir):
-            workdir_lib.claim(workdir, config)
-            state = _first_state(session)
-            if _finished(session, state):
-                console.print(f"{workdir}: already finished at step {int(state.step):,}")
-            else:
-                state = _train_to_end(session, state, stopped)
-            if not _finished(session, state):
-                console.print(f"stopped at step {int(state.step):,}; run again to resume")
-            else:
-                write_training_figures(session, state)
-    return state
+    begun = time.monotonic()
+    setup = programs.set_up(members[0].config)
+    with contextlib.ExitStack() as stack:
+        refused = standing.claim(members, stack, around.console)
+        kept = [run for run in members if run.name not in refused]
+        outcomes = {name: Outcome(None, error) for name, error in refused.items()}
+        if kept:
+            group = programs.make_group([run.config for run in kept], setup)
+            found = _train_group(group, kept, around, stack, begun)
+            if isinstance(found, int):
+                stack.close()
+                return _in_parts(members, around, found)
+            outcomes |= {run.name: outcome for run, outcome in zip(kept, found, strict=True)}
+    return [outcomes[run.name] for run in members]
 
 
-@contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGTERM or SIGINT has come."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event.is_set
-        return
-    names = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(name, lambda *_: event.set()) for name in names]
-    try:
-        yield event.is_set
-    finally:
-        for name, handler in zip(names, before, strict=True):
-            signal.signal(name, handler)
+def _in_parts(members: Sequence[Run], around: Surroundings, size: int) -> list[Outcome]:
+    parts = [members[first : first + size] for first in range(0, len(members), size)]
+    return [outcome for part in parts for outcome in train_together(part, around)]
 
 
-def _first_state(session: Session) -> TrainState:
-    """The newest readable checkpoint, else the initial state."""
-    folder = session.workdir / "checkpoints"
-    initial = jax.jit(
-        lambda numbers: training.init_state(
-            config_lib.with_numbers(session.config, numbers), model=session.model
-        )
-    )(config_lib.traced_numbers(session.config))
-    like = jax.eval_shape(lambda: initial)
-    state, damaged = runs.restore(session.workdir, like, console=session.console)
-    if state is None:
-        if damaged:
-            session.console.print("no readable checkpoint is left; starting from step 0")
-        start = runs.start_params(session.config, session.data.spec, console=session.console)
-        state = training.started_from(initial, start)
-    else:
-        session.console.print(f"resuming from step {int(state.step):,}")
-    if damaged:
-        checkpoints.discard_after(folder, int(state.step))
-    return state
+def _train_group(
+    group: Group,
+    members: Sequence[Run],
+    around: Surroundings,
+    stack: contextlib.ExitStack,
+    begun: float,
+) -> list[Outcome] | int:
+    """What became of the runs, or how many of them fit the memory at a time."""
+    configs = programs.stacked_configs(group)
+    states = standing.first_states(group, configs, members, around.console)
+    tally = standing.make_tally(group, members, states)
+    if not tally.active.any():
+        for run, state in zip(members, states, strict=True):
+            around.console.print(
+                f"{run.workdir}: already finished at step {int(state.step):,}", markup=False
+            )
+        return [Outcome(state) for state in states]
+    images = programs.place(group, group.setup.data.images, shared=True)
+    stacked = programs.stack(group, states)
+    program = programs.compile_call(group, configs, stacked, images)
+    size = standing.runs_that_fit(group, program, around)
+    if size < len(members):
+        return size
+    stepper = _Stepper(program, configs, images)
+    files = _open_files(group, members, tally, stack)
+    stacked = _loop(group, members, stepper, stacked, tally, files, around, begun)
+    last = jax.device_get(stacked)
+    return [
+        Outcome(programs.pick(group, last, i), tally.errors.get(i), i in tally.errors)
+        for i in range(len(members))
+    ]
 
 
-def _finished(session: Session, state: TrainState) -> bool:
-    stale = 0 if state.best is None else int(state.best.stale)
-    return is_finished(session, int(state.step), stale)
+class _Stepper(NamedTuple):
+    """A compiled program with the arguments that stay."""
+
+    program: Callable
+    configs: Config
+    images: Array
 
 
-def is_finished(session: Session, step: int, stale: int) -> bool:
-    """Whether a run at `step` with `stale` validations without improvement is at its end."""
-    patience = session.config.training.patience
-    return step >= session.plan.num_steps or (patience is not None and stale >= patience)
+class _Files(NamedTuple):
+    """Open files of the runs that are trained, by index."""
+
+    writers: dict[int, logging.MetricsWriter]
+    savers: dict[int, Saver]
 
 
-def compile_call(
-    session: Session, state: TrainState
-) -> Callable[[TrainState], tuple[TrainState, dict]]:
-    """`training.train_call` with data on the device, traced numbers, and donated state.
-
-    Raises:
-      UserError: it needs more memory than the device has.
-    """
-    images = jnp.asarray(session.data.images)
-    numbers = config_lib.traced_numbers(session.config)
-
-    def call(numbers, state, images):
-        config = config_lib.with_numbers(session.config, numbers)
-        return training.train_call(
-            state, images, config=config, model=session.model, plan=session.plan
-        )
-
-    compiled = jax.jit(call, donate_argnums=1).lower(numbers, state, images).compile()
-    memory.check_training(compiled, session.config, limit=memory.device_bytes(jax.devices()[0]))
-    return lambda state: compiled(numbers, state, images)
+def _open_files(
+    group: Group, members: Sequence[Run], tally: Tally, stack: contextlib.ExitStack
+) -> _Files:
+    pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="checkpoints"))
+    writers, savers = {}, {}
+    for index in map(int, np.flatnonzero(tally.active)):
+        run = members[index]
+        keep = run.config.training.checkpoints_to_keep
+        folder = run.workdir / runs.CHECKPOINTS
+        savers[index] = stack.enter_context(checkpoints.open_saver(folder, keep=keep, pool=pool))
+        step = int(tally.step[index])
+        writers[index] = stack.enter_context(logging.metrics_writer(run.workdir, step=step))
+    return _Files(writers, savers)
 
 
-def _make_validator(session: Session) -> Callable[[Params], dict[str, float]]:
-    """A function from parameters to mean ELBO and L_K on the validation set (or {})."""
-    held_out = session.data.validation
-    if held_out is None:
-        return lambda params: {}
-    settings = session.config.evaluation
-    evaluator = evaluation.make_evaluator(
-        evaluation.validation_bounds,
-        model=session.model,
-        num_examples=len(held_out.x),
-        num_samples=session.config.training.validation_samples,
-        chunk_size=settings.chunk_size,
+def _loop(
+    group: Group,
+    members: Sequence[Run],
+    stepper: _Stepper,
+    states: TrainState,
+    tally: Tally,
+    files: _Files,
+    around: Surroundings,
+    begun: float,
+) -> TrainState:
+    """Scans until no run is active; every run's rows, pictures and checkpoints."""
+    judge, saved_at = _make_judge(group), time.monotonic()
+    pause = group.setup.config.training.checkpoint_seconds
+    while tally.active.any() and not around.stopped():
+        was_active = tally.active.copy()
+        active = was_active[0] if group.mesh is None else programs.place(group, was_active)
+        states, metrics = stepper.program(stepper.configs, states, stepper.images, active)
+        tally.step[tally.active] += group.setup.plan.steps_per_call
+        rows = _rows(group, members, tally, jax.device_get(metrics))
+        due = _due(group, tally, rows)
+        states = judge(states, tally, rows, due)
+        _write_pictures(group, tally, states, due, files)
+        tally.seconds[was_active] += (time.monotonic() - begun) / was_active.sum()
+        begun = time.monotonic()
+        _write_rows(members, tally, rows, files, around.report)
+        ended = [i for i in rows if standing.finished(group, tally.step[i], tally.stale[i])]
+        tally.active[ended] = False
+        if time.monotonic() - saved_at >= pause:
+            saving = time.monotonic()
+            _save(group, tally, states, files, [*rows])
+            saved_at = time.monotonic()
+            # Saving many runs may take a twentieth of the time, unless each call is wanted.
+            pause = pause and max(pause, 20 * (saved_at - saving))
+        elif ended:
+            _save(group, tally, states, files, ended)
+        for index in ended:
+            files.savers[index].wait()
+            state = programs.pick(group, jax.device_get(states), index)
+            records.write_training_figures(group.setup, members[index].workdir, state)
+    _save(group, tally, states, files, np.flatnonzero(tally.active))
+    return states
+
+
+def _make_judge(group: Group) -> Callable[..., TrainState]:
+    """A function that validates runs that are due: into their rows, their best, the tally."""
+    setup = group.setup
+    if setup.data.validation is None:
+        return lambda states, tally, rows, due: states
+    validate = validation.make(
+        setup.config,
+        setup.model,
+        setup.data.validation.x,
+        num_runs=group.rows,
+        stacked=bool(group.mesh),
     )
-    key = jax.random.key(settings.seed)
+    update_best = programs.make_best_updater(group)
 
-    def validate(params: Params) -> dict[str, float]:
-        parts = list(evaluation.evaluate_batches(evaluator, params, key, held_out.x))
-        values = evaluation.concatenate(parts)
-        return {
-            f"validation/{name}": float(np.mean(v, dtype=np.float64)) for name, v in values.items()
-        }
+    def judge(states: TrainState, tally: Tally, rows: dict[int, dict], due: np.ndarray):
+        if not due.any():
+            return states
+        values = validate(training.averaged_params(states))
+        for index in np.flatnonzero(due):
+            for name, value in values.items():
+                rows[index][name] = float(programs.per_run(group, value)[index])
+        if states.best is None:
+            return states
+        scores = np.asarray(values["validation/iwae"], np.float32)
+        mask = due[0] if group.mesh is None else due
+        states = update_best(states, programs.place(group, scores), programs.place(group, mask))
+        tally.stale = programs.per_run(group, states.best.stale).copy()
+        return states
 
-    return validate
-
-
-def _train_to_end(session: Session, state: TrainState, stopped: Callable[[], bool]) -> TrainState:
-    config, plan = session.config, session.plan
-    batch_size, first = config.training.batch_size, int(state.step)
-    call, validate = compile_call(session, state), _make_validator(session)
-    last_saved, folder = first, session.workdir / "checkpoints"
-    rows = logging.read_metrics(session.workdir / workdir_lib.METRICS)
-    spent = max([row.get("seconds", 0.0) for row in rows if row["step"] <= first], default=0.0)
-    begun = saved_at = time.monotonic()
-    with (
-        logging.metrics_writer(session.workdir, step=first) as writer,
-        logging.progress(
-            session.console,
-            "train",
-            done=first * batch_size,
-            total=plan.num_steps * batch_size,
-            unit="examples",
-        ) as show,
-    ):
-        while not (_finished(session, state) or stopped()):
-            state, metrics = call(state)
-            row = metrics_row(session, int(state.step), metrics, last_saved)
-            if validation_due(session, int(state.step)):
-                row |= validate(training.averaged_params(state))
-                if state.best is not None:
-                    state = training.update_best(state, jnp.float32(row["validation/iwae"]))
-                write_pictures(session, state, writer)
-            row["seconds"] = round(spent + time.monotonic() - begun, 3)
-            writer.scalars(int(state.step), row)
-            shown = "validation/iwae" if "validation/iwae" in row else "train/elbo"
-            show(int(state.step) * batch_size, f"{shown} {row[shown]:.2f}")
-            if time.monotonic() - saved_at >= config.training.checkpoint_seconds:
-                checkpoints.save(folder, state, keep=config.training.checkpoints_to_keep)
-                saved_at, last_saved = time.monotonic(), int(state.step)
-        checkpoints.save(folder, state, keep=config.training.checkpoints_to_keep)
-    return state
+    return judge
 
 
-def metrics_row(session: Session, step: int, metrics: dict, last_saved: int) -> dict[str, float]:
-    """Means over the call's steps; raises UserError where the loss is not finite."""
-    losses = np.asarray(metrics["loss"])
-    finite = [*np.isfinite(losses), bool(metrics["params_finite"])]
-    if not all(finite):
-        first_bad = step - len(losses) + int(np.argmin(finite))
-        raise UserError(
-            f"training diverged: not finite at step {first_bad}; the last good "
-            f"checkpoint in {session.workdir} is of step {last_saved}; try a smaller "
-            f"optimizer.learning_rate, a larger optimizer.eps or objective.warmup_epochs"
-        )
-    means = {f"train/{k}": float(np.mean(v)) for k, v in metrics.items() if k != "params_finite"}
-    return {"epoch": step / session.plan.steps_per_epoch} | means
+def _write_rows(
+    members: Sequence[Run],
+    tally: Tally,
+    rows: dict[int, dict],
+    files: _Files,
+    report: Report,
+) -> None:
+    """Every active run's row into its own metrics, and its progress to the reader."""
+    for index, row in rows.items():
+        row["seconds"] = round(tally.seconds[index], 3)
+        files.writers[index].scalars(int(tally.step[index]), row)
+        shown = "validation/iwae" if "validation/iwae" in row else "train/elbo"
+        done = int(tally.step[index]) * members[index].config.training.batch_size
+        report(members[index].name, done, f"{shown} {row[shown]:.2f}")
 
 
-def validation_due(session: Session, step: int) -> bool:
-    """Whether the run is validated at `step`."""
-    epoch, rest = divmod(step, session.plan.steps_per_epoch)
-    every = session.config.training.validate_every
-    return rest == 0 and (epoch % every == 0 or step >= session.plan.num_steps)
+def _rows(
+    group: Group, members: Sequence[Run], tally: Tally, metrics: training.Metrics
+) -> dict[int, dict[str, float]]:
+    """Each active run's means over the scan; one that diverged is frozen."""
+    rows = {}
+    for index in map(int, np.flatnonzero(tally.active)):
+        own = programs.pick(group, metrics, index)
+        step = int(tally.step[index])
+        problem = records.divergence(own, step=step)
+        if problem is None:
+            rows[index] = records.metrics_row(group.setup.plan, own, step=step)
+            continue
+        tally.active[index] = False
+        kept = int(tally.saved[index])
+        last = f"the last good checkpoint is of step {kept}" if kept else "no checkpoint yet"
+        tally.errors[index] = f"{problem} ({last} in {members[index].workdir})"
+    return rows
 
 
-def pictures_due(session: Session, step: int) -> bool:
-    """Whether `step`, at the end of an epoch, is one of the ten of a run with pictures."""
-    every = max(1, session.config.training.num_epochs // 10)
-    return step // session.plan.steps_per_epoch % every == 0
+def _due(group: Group, tally: Tally, rows: dict[int, dict]) -> np.ndarray:
+    """Which runs are validated now, [M]; none where there are no validation images."""
+    due = np.zeros(group.rows, bool)
+    for index in rows if group.setup.data.validation is not None else ():
+        due[index] = records.validation_due(group.setup, int(tally.step[index]))
+    return due
 
 
-def write_pictures(session: Session, state: TrainState, writer: logging.MetricsWriter) -> None:
-    """Prior samples to TensorBoard, where they are due."""
-    if pictures_due(session, int(state.step)):
-        means = runs.prior_means(session.model, training.averaged_params(state))
-        writer.image(
-            int(state.step), "samples", plots.image_grid(means, session.data.spec.shape, 8)
-        )
+def _write_pictures(
+    group: Group, tally: Tally, states: TrainState, due: np.ndarray, files: _Files
+) -> None:
+    wanted = [
+        int(index)
+        for index in np.flatnonzero(due)
+        if records.pictures_due(group.setup, int(tally.step[index]))
+    ]
+    host = jax.device_get(states) if wanted else None
+    for index in wanted:
+        state = programs.pick(group, host, index)
+        records.write_pictures(group.setup, state, files.writers[index])
 
 
-def write_training_figures(session: Session, state: TrainState) -> None:
-    """Training curves and prior samples of a finished run."""
-    rows = logging.read_metrics(session.workdir / workdir_lib.METRICS)
-    runs.write_figure(session.workdir, "training", plots.training_curves(rows))
-    params = training.evaluation_params(state)
-    means = runs.prior_means(session.model, params)
-    runs.write_figure(session.workdir, "samples", plots.samples(means, session.data.spec.shape))
+def _save(
+    group: Group, tally: Tally, states: TrainState, files: _Files, indices: Sequence[int]
+) -> None:
+    host = jax.device_get(states) if len(indices) else None
+    for index in map(int, indices):
+        files.savers[index].save(programs.pick(group, host, index))
+        tally.saved[index] = tally.step[index]

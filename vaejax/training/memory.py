@@ -8,6 +8,8 @@ import jax
 from vaejax.config import Config
 from vaejax.errors import UserError
 
+_GIB = 2**30
+
 
 def program_bytes(compiled: Any) -> int:
     """What a compiled program holds in the memory of one device."""
@@ -27,6 +29,20 @@ def device_bytes(device: jax.Device, *, sharers: int = 1) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // sharers
 
 
+def check_parameters(needed: int, *, limit: int) -> None:
+    """Refuses a model whose state alone is larger than `limit` bytes, before it is made.
+
+    Raises:
+      UserError: naming what it needs, what there is, and the keys that set it.
+    """
+    if needed > limit:
+        raise UserError(
+            f"config.model: parameters and Adam's moments need {needed / _GIB:.3g} GiB, "
+            f"{limit / _GIB:.3g} GiB may be used; lower model.latent_dims or the widths of "
+            f"model.encoder"
+        )
+
+
 def check_training(compiled: Any, config: Config, *, limit: int) -> None:
     """Refuses a training program that needs more than `limit` bytes, before it runs.
 
@@ -38,5 +54,5 @@ def check_training(compiled: Any, config: Config, *, limit: int) -> None:
         raise UserError(
             f"config.objective.num_samples={config.objective.num_samples} with "
             f"training.batch_size={config.training.batch_size}: one step needs "
-            f"{needed / 2**30:.3g} GiB, {limit / 2**30:.3g} GiB may be used; lower either"
+            f"{needed / _GIB:.3g} GiB, {limit / _GIB:.3g} GiB may be used; lower either"
         )

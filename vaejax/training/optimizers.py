@@ -1,5 +1,7 @@
 """Adam with every knob of the field's papers, its schedules, and the warm-up of beta."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,27 +11,22 @@ from vaejax.config import Config
 from vaejax.types import Params
 
 
-def learning_rate(
-    config: Config, step: Int[Array, ""], *, steps_per_epoch: int
-) -> Float[Array, ""]:
-    """The rate of step number `step` (from 0).
+def learning_rate(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
+    """The rate as a function of the step number (from 0).
 
     constant: r. cosine: r (f + (1 - f)(1 + cos(pi t))/2) with t from 0 to 1 over the run
     and f = `final_scale`. staged: r times the scale of the stage the step lies in (Burda
     et al. 2016, section 5: 3^(i-1) epochs at 1e-3 * 10^(-(i-1)/7) for i = 1..8).
     """
-    optimizer = config.optimizer
+    optimizer, rate = config.optimizer, config.optimizer.learning_rate
     if optimizer.schedule == "cosine":
-        progress = step / (config.training.num_epochs * steps_per_epoch)
-        wave = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-        return optimizer.learning_rate * (
-            optimizer.final_scale + (1.0 - optimizer.final_scale) * wave
-        )
+        num_steps = config.training.num_epochs * steps_per_epoch
+        return optax.cosine_decay_schedule(rate, num_steps, alpha=optimizer.final_scale)
     if optimizer.schedule == "staged":
-        ends = jnp.cumsum(jnp.asarray(optimizer.stage_epochs)) * steps_per_epoch
-        stage = jnp.minimum(jnp.searchsorted(ends, step, side="right"), len(ends) - 1)
-        return optimizer.learning_rate * jnp.asarray(optimizer.stage_scales)[stage]
-    return jnp.asarray(optimizer.learning_rate)
+        ends = itertools.accumulate(epochs * steps_per_epoch for epochs in optimizer.stage_epochs)
+        stages = [optax.constant_schedule(rate * scale) for scale in optimizer.stage_scales]
+        return optax.join_schedules(stages, list(ends)[:-1])
+    return optax.constant_schedule(rate)
 
 
 def beta(config: Config, step: Int[Array, ""], *, steps_per_epoch: int) -> Float[Array, ""]:
@@ -39,15 +36,22 @@ def beta(config: Config, step: Int[Array, ""], *, steps_per_epoch: int) -> Float
 
 
 def _adam(config: Config) -> optax.GradientTransformation:
-    optimizer = config.optimizer
-    return optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps)
+    """Adam's direction for the parameters that are trained, zero for the others."""
+    optimizer, trained = config.optimizer, config.training.parameters
+    adam = optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps)
+    if trained == "all":
+        return adam
+    labels = {group: group == trained for group in ("generative", "inference")}
+    return optax.multi_transform({True: adam, False: optax.set_to_zero()}, labels)
 
 
 def init(config: Config, params: Params) -> optax.OptState:
     """Adam's state: zero first moments, second moments at `second_moment_init`."""
-    state = _adam(config).init(params)
-    start = config.optimizer.second_moment_init
-    return state._replace(nu=jax.tree.map(lambda nu: jnp.full_like(nu, start), state.nu))
+    state, start = _adam(config).init(params), config.optimizer.second_moment_init
+    moments = optax.tree_utils.tree_get(state, "nu")
+    return optax.tree_utils.tree_set(
+        state, nu=jax.tree.map(lambda nu: jnp.full_like(nu, start), moments)
+    )
 
 
 def update(

@@ -3,54 +3,61 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 from rich.console import Console
 
 from vaejax import config as config_lib
+from vaejax import keys
 from vaejax.config import Config
 from vaejax.errors import UserError
-from vaejax.models import registry as models
+from vaejax.models import latent_variable
 from vaejax.storage import checkpoints
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import step as training
 from vaejax.training.step import TrainState
 from vaejax.types import DataSpec, Model, Params
 
+CHECKPOINTS = "checkpoints"
 NUM_PICTURES = 64
 
 
-def build_model(config: Config, spec: DataSpec) -> Model:
-    """The model of `config.model` for data of `spec`."""
-    return models.MODELS[config.model.name].build(config.model, spec)
+class Trained(NamedTuple):
+    """A run as its newest readable checkpoint has it."""
+
+    config: Config
+    model: Model
+    state: TrainState
 
 
-def restore(
-    workdir: pathlib.Path, like: TrainState, *, console: Console
-) -> tuple[TrainState | None, bool]:
-    """The newest readable state of a run (or None), and whether damaged ones were skipped."""
-    state, damaged = checkpoints.restore(workdir / "checkpoints", like)
+def restore(workdir: pathlib.Path, like: TrainState, *, console: Console) -> TrainState | None:
+    """The newest readable state of a run, or None where it has none yet.
+
+    Raises:
+      UserError: checkpoints that cannot be read, or of another model.
+    """
+    state, damaged = checkpoints.restore(workdir / CHECKPOINTS, like)
     for warning in damaged:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    return state, bool(damaged)
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+    return state
 
 
-def load_run(workdir: pathlib.Path, shape: tuple[int, ...], *, console: Console):
-    """Config, model and newest readable TrainState of the run in `workdir`.
+def load_run(workdir: pathlib.Path, shape: tuple[int, ...], *, console: Console) -> Trained:
+    """The run in `workdir`, whose images have `shape`.
 
     Raises:
       UserError: no run, no checkpoint, or a checkpoint of another model.
     """
     config = workdir_lib.read_config(workdir)
-    model = build_model(config, DataSpec(shape, None))
+    model = latent_variable.build(config.model, DataSpec(shape, None))
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
-    state, _ = restore(workdir, like, console=console)
+    state = restore(workdir, like, console=console)
     if state is None:
-        raise UserError(f"--workdir: {workdir} has no readable checkpoint; train it first")
-    return config, model, state
+        raise UserError(f"--workdir: {workdir} has no checkpoint; train it first")
+    return Trained(config, model, state)
 
 
 def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params | None:
@@ -61,29 +68,32 @@ def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params 
     """
     if config.training.start_from is None:
         return None
-    workdir = pathlib.Path(config.training.start_from)
+    workdir = workdir_lib.check_path(config.training.start_from, flag="config.training.start_from")
     try:
         theirs = workdir_lib.read_config(workdir)
         found = config_lib.differences(config, dataclasses.replace(config, model=theirs.model))
         if found:
             raise UserError(f"{workdir} has another model (ours != there): {'; '.join(found)}")
-        return training.evaluation_params(load_run(workdir, spec.shape, console=console)[2])
+        return training.evaluation_params(load_run(workdir, spec.shape, console=console).state)
     except UserError as error:
         text = str(error).removeprefix("--workdir: ")
         raise UserError(f"config.training.start_from: {text}") from error
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count"))
-def _prior_means(params: Params, key: Array, *, model: Model, count: int) -> Float[Array, "N D"]:
+def _prior_means(
+    params: Params, key: PRNGKeyArray, *, model: Model, count: int
+) -> Float[Array, "N ..."]:
     def draw(key):
-        return model.likelihood_mean(params, model.sample_prior(params, key))
+        return model.likelihood(params, model.prior(params).sample(key)).mean
 
     return jax.vmap(draw)(jax.random.split(key, count))
 
 
 def prior_means(model: Model, params: Params) -> np.ndarray:
-    """E[x|z] for 64 fixed draws z ~ p(z), [64, D]."""
-    return np.asarray(_prior_means(params, jax.random.key(0), model=model, count=NUM_PICTURES))
+    """E[x|z] for 64 fixed draws z ~ p(z), [64, ...]."""
+    key = keys.domain(0, "figures/prior")
+    return np.asarray(_prior_means(params, key, model=model, count=NUM_PICTURES))
 
 
 def write_figure(workdir: pathlib.Path, name: str, figure: Any) -> None:
@@ -91,4 +101,5 @@ def write_figure(workdir: pathlib.Path, name: str, figure: Any) -> None:
     workdir_lib.write_atomically(
         workdir / "figures" / f"{name}.png",
         lambda handle: figure.savefig(handle, format="png", dpi=150),
+        root=workdir,
     )

@@ -1,7 +1,7 @@
 """Training as pure functions: state in, state and metrics out.
 
 Every random number is derived from (seed, step), none is kept in the state: a scan, a
-Python loop and a resumed run compute the same thing. Numbers in `config` may be traced.
+Python loop and a resumed run compute the same thing. Leaves of `config` may be traced.
 """
 
 from typing import NamedTuple
@@ -9,10 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
+from vaejax import keys
 from vaejax.config import Config
 from vaejax.data import binarization
+from vaejax.data.sources import Kind
 from vaejax.objectives import bounds, gradients, importance
 from vaejax.training import optimizers
 from vaejax.types import Model, Params
@@ -61,20 +63,29 @@ class Plan(NamedTuple):
       steps_per_epoch: whole batches per epoch; the rest of each permutation is unused.
       steps_per_call: steps in one compiled scan; divides `steps_per_epoch`.
       num_steps: steps of the whole run.
+      kind: of the training images, see `data.sources`.
     """
 
     steps_per_epoch: int
     steps_per_call: int
     num_steps: int
+    kind: Kind = "levels"
 
 
-def make_plan(config: Config, num_examples: int) -> Plan:
+def make_plan(config: Config, num_examples: int, kind: Kind = "levels") -> Plan:
     """One scan per epoch, or equal scans of at most `max_steps_per_call` steps."""
     batches = num_examples // config.training.batch_size
     calls = -(-batches // config.training.max_steps_per_call)
     steps_per_call = batches // calls
     steps_per_epoch = calls * steps_per_call
-    return Plan(steps_per_epoch, steps_per_call, config.training.num_epochs * steps_per_epoch)
+    num_steps = config.training.num_epochs * steps_per_epoch
+    return Plan(steps_per_epoch, steps_per_call, num_steps, kind)
+
+
+def is_finished(config: Config, plan: Plan, *, step: int, stale: int) -> bool:
+    """Whether a run at `step` with `stale` validations without improvement is at its end."""
+    patience = config.training.patience
+    return step >= plan.num_steps or (patience is not None and stale >= patience)
 
 
 class Keys(NamedTuple):
@@ -87,7 +98,7 @@ class Keys(NamedTuple):
 
 def make_keys(config: Config) -> Keys:
     """The keys of the run with `config.seed`."""
-    return Keys(*jax.random.split(jax.random.key(config.seed), 3))
+    return Keys(*(keys.domain(config.seed, f"training/{purpose}") for purpose in Keys._fields))
 
 
 def init_state(config: Config, *, model: Model) -> TrainState:
@@ -130,7 +141,7 @@ def evaluation_params(state: TrainState) -> Params:
 def train_step(
     state: TrainState,
     key: PRNGKeyArray,
-    images: UInt8[Array, "B D"],
+    images: Num[Array, "B ..."],
     *,
     config: Config,
     model: Model,
@@ -141,21 +152,23 @@ def train_step(
     `key` is the run's key for steps: this step's is derived from it and `state.step`.
     """
     data_key, sample_key = jax.random.split(jax.random.fold_in(key, state.step))
-    x = binarization.prepare(data_key, images, dynamic=config.dataset.binarization == "dynamic")
+    x = binarization.prepare(
+        data_key, images, binarization=config.dataset.binarization, kind=plan.kind
+    )
     # Without the barrier XLA:CPU draws x again inside each of its four consumers.
     x = jax.lax.optimization_barrier(x)
-    keys = jax.random.split(sample_key, images.shape[0])
+    example_keys = jax.random.split(sample_key, images.shape[0])
     beta = optimizers.beta(config, state.step, steps_per_epoch=plan.steps_per_epoch)
-    rate = optimizers.learning_rate(config, state.step, steps_per_epoch=plan.steps_per_epoch)
-    surrogate = gradients.GRADIENTS[config.objective.gradient]
+    rate = optimizers.learning_rate(config, steps_per_epoch=plan.steps_per_epoch)(state.step)
+    surrogate = gradients.GRADIENTS[config.objective.gradient].surrogate
     options = {"model": model, "target": target(config, beta=beta)}
 
     def loss(params):
-        values, terms = jax.vmap(lambda key, x: surrogate(params, key, x, **options))(keys, x)
+        one = lambda key, x: surrogate(params, key, x, **options)  # noqa: E731
+        values, terms = jax.vmap(one)(example_keys, x)
         return -jnp.mean(values), terms
 
     (loss_value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    gradient = _of_trained(config, gradient)
     params, opt_state = optimizers.update(
         config, gradient, state.opt_state, state.params, rate=rate
     )
@@ -165,7 +178,7 @@ def train_step(
     metrics = {
         "loss": loss_value,
         "beta": beta,
-        "learning_rate": rate,
+        "learning_rate": jnp.asarray(rate),
     } | _bounds_of(terms)
     return TrainState(state.step + 1, params, opt_state, average, state.best), metrics
 
@@ -175,21 +188,12 @@ def target(config: Config, *, beta: Float[Array, ""]) -> gradients.Target:
     objective = config.objective
     followed = objective.inference_bound
     return gradients.Target(
-        bound=bounds.make(objective.bound),
+        bound=bounds.of(objective.bound),
         num_samples=objective.num_samples,
         inference_bound=None if followed is None else bounds.to_maximize(followed),
         beta=beta,
         free_bits=objective.free_bits,
     )
-
-
-def _of_trained(config: Config, gradient: Params) -> Params:
-    """`gradient` with zeros for parameters that are not trained: Adam then leaves them."""
-    trained = config.training.parameters
-    return {
-        group: part if trained in ("all", group) else jax.tree.map(jnp.zeros_like, part)
-        for group, part in gradient.items()
-    }
 
 
 def _bounds_of(terms) -> Metrics:
@@ -217,7 +221,7 @@ def batch_indices(
 
 def train_call(
     state: TrainState,
-    images: UInt8[Array, "N D"],
+    images: Num[Array, "N ..."],
     *,
     config: Config,
     model: Model,
@@ -231,9 +235,11 @@ def train_call(
     key = make_keys(config).steps
 
     def body(state, rows):
-        return train_step(state, key, images[rows], config=config, model=model, plan=plan)
+        options = {"config": config, "model": model, "plan": plan}
+        return train_step(state, key, images[rows], **options)
 
-    state, metrics = jax.lax.scan(body, state, batches)
+    with jax.default_matmul_precision(config.training.precision):
+        state, metrics = jax.lax.scan(body, state, batches)
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)]
     return state, metrics | {"params_finite": jnp.all(jnp.stack(finite))}
 

@@ -6,13 +6,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+from matplotlib.figure import Figure
 
 from vaejax.evidence import annealing, diagnostics
+from vaejax.evidence import figures as plots
+from vaejax.evidence.diagnostics import Watched
 from vaejax.objectives import bounds
 from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"annealed": "lower bound"}
+JUDGE = 2
+REPORT = "rows"
 TRUSTED_VARIANCE = 0.01  # the delta-method variance at an ESS of 100
 
 
@@ -35,8 +41,14 @@ class Diagnostics(NamedTuple):
     divergent_moves: Int[Array, "*N"]
     broken_chains: Int[Array, "*N"]
 
+    def watched(self) -> Watched:
+        """Totals of what went wrong, mean ESS, mean acceptance along the chain."""
+        counts = {name: int(np.sum(getattr(self, name))) for name in self._fields[2:]}
+        acceptance = np.mean(self.acceptance, axis=0, dtype=np.float64).tolist()
+        return Watched(counts, {"ess": float(np.mean(self.ess)), "acceptance": acceptance})
 
-def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
+
+def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
     """Works for every model."""
     return []
 
@@ -79,4 +91,17 @@ def build(config: Config, *, model: Model) -> Estimator:
         return {"annealed": summarize(jax.vmap(lambda key: run(key, path, tuning))(keys))}
 
     pilot = functools.partial(annealing.pilot, model=model, budget=config)
-    return Estimator(pilot, estimate, rows=config.num_chains)
+    work = config.num_chains * config.num_temperatures * config.num_leapfrog
+    return Estimator(
+        pilot,
+        estimate,
+        rows=config.num_chains,
+        work=work,
+        pilot_examples=config.pilot_examples,
+    )
+
+
+def figures(results: dict[str, Evidence], tuning: annealing.Schedule) -> dict[str, Figure]:
+    """Acceptance, step size and temperature along the chain."""
+    acceptance = np.mean(results["annealed"].diagnostics.acceptance, axis=0)
+    return {"annealed_moves": plots.annealing(*tuning, acceptance)}

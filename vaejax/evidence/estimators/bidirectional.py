@@ -8,43 +8,33 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.figure import Figure
 
 from vaejax.evidence import annealing
+from vaejax.evidence import figures as plots
 from vaejax.evidence.estimators import annealed
+from vaejax.models import latents
 from vaejax.objectives import bounds
 from vaejax.schema import field
-from vaejax.types import Estimator, Evidence, Latent, Model, Params
+from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"lower": "lower bound", "upper": "upper bound"}
+JUDGE = None
+REPORT = "sandwich"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(annealing.Budget):
     """The budget of annealed chains, spent twice, on simulated examples."""
 
-    num_simulated: int = field(100, "examples simulated from the model", low=2)
+    num_simulated: int = field(100, "examples simulated from the model", low=2, high=2**31 - 1)
 
 
-def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
-    """The model must be able to simulate z and x."""
-    missing = [name for name in ("sample_prior", "sample_likelihood") if not getattr(model, name)]
-    if missing:
-        return [
-            f"bidirectional: needs data simulated from the model, which has no "
-            f"{' and no '.join(missing)}; use annealed"
-        ]
+def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
+    """Works for every model: each can be simulated from."""
     return []
-
-
-def simulate(
-    params: Params, key: PRNGKeyArray, *, model: Model
-) -> tuple[Latent, Float[Array, "D"]]:
-    """(z*, x) ~ p(z) p(x|z): z* is an exact sample of the posterior p(z|x)."""
-    prior_key, likelihood_key = jax.random.split(key)
-    z = model.sample_prior(params, prior_key)
-    return z, model.sample_likelihood(params, likelihood_key, z)
 
 
 def _summarize_reverse(chains: annealing.Chain) -> Evidence:
@@ -67,7 +57,7 @@ def build(config: Config, *, model: Model) -> Estimator:
     def estimate(params, key, x, tuning):
         del x  # the example is made here
         simulate_key, path_key, forward_key, reverse_key = jax.random.split(key, 4)
-        z, x = simulate(params, simulate_key, model=model)
+        z, x = latents.simulate(params, simulate_key, model=model)
         path = annealing.make_path(params, path_key, x, model=model, start=config.start)
         options = {"num_leapfrog": config.num_leapfrog}
         forward = jax.vmap(lambda key: annealing.forward(key, path, tuning, **options))
@@ -81,12 +71,20 @@ def build(config: Config, *, model: Model) -> Estimator:
     def pilot(params, key, x):
         simulate_key, pilot_key = jax.random.split(key)
         keys = jax.random.split(simulate_key, config.pilot_examples)
-        simulated = jax.vmap(lambda key: simulate(params, key, model=model)[1])(keys)
+        simulated = jax.vmap(lambda key: latents.simulate(params, key, model=model)[1])(keys)
         return annealing.pilot(params, pilot_key, simulated, model=model, budget=config)
 
+    work = 2 * config.num_chains * config.num_temperatures * config.num_leapfrog
     return Estimator(
         pilot,
         estimate,
         rows=config.num_chains,
+        work=work,
         num_examples=config.num_simulated,
     )
+
+
+def figures(results: dict[str, Evidence], tuning: annealing.Schedule) -> dict[str, Figure]:
+    """Acceptance, step size and temperature along the forward chain."""
+    acceptance = np.mean(results["lower"].diagnostics.acceptance, axis=0)
+    return {"bidirectional_moves": plots.annealing(*tuning, acceptance)}

@@ -4,10 +4,14 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from matplotlib.figure import Figure
 
+from vaejax.evidence.diagnostics import Watched
 from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"exact": "exact"}
+JUDGE = 0
+REPORT = "rows"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +22,18 @@ class Config:
 class Diagnostics(NamedTuple):
     """Nothing to watch."""
 
+    def watched(self) -> Watched:
+        """Nothing."""
+        return Watched({}, {})
 
-def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
+
+def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
     """Which models have no closed form."""
     if model.log_marginal is None:
-        return ["exact: this model has no closed-form log p(x); linear_gaussian has"]
+        return [
+            "exact: this model has no closed-form log p(x); one with one stochastic layer, a "
+            "linear decoder and a normal likelihood has"
+        ]
     return []
 
 
@@ -34,4 +45,9 @@ def build(config: Config, *, model: Model) -> Estimator:
         trusted = jnp.isfinite(value)
         return {"exact": Evidence(value, jnp.zeros_like(value), trusted, Diagnostics())}
 
-    return Estimator(lambda params, key, x: (), estimate, rows=1)
+    return Estimator(lambda params, key, x: (), estimate, rows=1, work=1)
+
+
+def figures(results: dict[str, Evidence], tuning: tuple) -> dict[str, Figure]:
+    """None."""
+    return {}

@@ -1,77 +1,75 @@
-"""Importance sampling from q(z|x): L_K, its jackknife correction, ESS and Pareto k-hat."""
+"""Importance sampling from q(z|x): L_K and its jackknife correction, with ESS and k-hat.
+
+They are read off the evaluation's own K samples per example: nothing is sampled here.
+"""
 
 import dataclasses
 from typing import NamedTuple
 
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
 
-from vaejax import numerics
-from vaejax.evidence import diagnostics, pareto
-from vaejax.objectives import bounds, importance
-from vaejax.schema import field
-from vaejax.types import Estimator, Evidence, Model
+from vaejax.evidence import figures as plots
+from vaejax.evidence import pareto
+from vaejax.evidence import weights as weights_lib
+from vaejax.evidence.diagnostics import Watched
+from vaejax.evidence.weights import Weights
+from vaejax.types import Evidence, Model
 
 LABELS = {"importance": "lower bound", "jackknife": "estimate, not a bound"}
-ESS_NEEDED = 100.0  # below, the delta-method error of log p(x) is known to be too small
+JUDGE = 4
+REPORT = "rows"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Budget."""
-
-    num_samples: int = field(5000, "samples K per example", low=2)
-    chunk_size: int = field(1000, "of them in memory at once", low=1)
+    """Nothing to choose: the samples are those of the evaluation."""
 
 
 class Diagnostics(NamedTuple):
     """Attributes:
 
+    num_samples: K.
     ess: effective sample size of the K weights.
     pareto_k: k-hat of their tail.
     pareto_k_bad: whether it is above the threshold for K samples.
     """
 
-    ess: Float[Array, "*N"]
-    pareto_k: Float[Array, "*N"]
-    pareto_k_bad: Bool[Array, "*N"]
+    num_samples: int
+    ess: Float[np.ndarray, "*N"]
+    pareto_k: Float[np.ndarray, "*N"]
+    pareto_k_bad: Bool[np.ndarray, "*N"]
+
+    def watched(self) -> Watched:
+        """Means over examples."""
+        means = {name: float(np.mean(getattr(self, name))) for name in self._fields[1:]}
+        return Watched({}, means)
 
 
-def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
-    """Works for every model."""
+def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
+    """One sample has no error and no jackknife."""
+    if num_samples < 2:
+        return [f"importance: needs evaluation.num_samples >= 2, got {num_samples}"]
     return []
 
 
-def jackknife(log_weights: Float[Array, "K"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """JVI-1 of `bounds.jackknife`, and its jackknife variance (Nowozin 2018, eq. 12)."""
-    variance = (log_weights.shape[0] - 1) * jnp.var(numerics.log_left_out(log_weights))
-    return bounds.jackknife(log_weights), variance
+def read(weights: Weights, *, num_samples: int) -> dict[str, Evidence]:
+    """L_K (Burda et al. 2016, eq. 8) and JVI-1 (Nowozin 2018), [N] each, of K samples."""
+    bad = weights_lib.k_hat_is_bad(weights.pareto_k, num_samples)
+    watched = Diagnostics(num_samples, weights.ess, weights.pareto_k, bad)
+    believed = weights_lib.trusted(weights, num_samples=num_samples)
+    names = {"importance": f"iwae_{num_samples}", "jackknife": "jackknife"}
+    return {
+        row: Evidence(weights.values[name], weights.variances[name], believed, watched)
+        for row, name in names.items()
+    }
 
 
-def build(config: Config, *, model: Model) -> Estimator:
-    """L_K (Burda et al. 2016, eq. 8) and JVI-1 from the same K samples."""
-    limit = pareto.threshold(config.num_samples)
-
-    def estimate(params, key, x, tuning):
-        terms = importance.chunked_log_terms(
-            params,
-            key,
-            x,
-            model=model,
-            num_samples=config.num_samples,
-            chunk_size=config.chunk_size,
-        )
-        weights = importance.log_weights(terms)
-        ess, k_hat = diagnostics.effective_sample_size(weights), pareto.k_hat(weights)
-        # Written so that NaN, an unknown k-hat, counts as bad.
-        bad = ~(k_hat <= limit)
-        watched = Diagnostics(ess, k_hat, bad)
-        trusted = (ess >= ESS_NEEDED) & ~bad
-        variance = diagnostics.log_mean_variance(weights)
-        return {
-            "importance": Evidence(bounds.iwae(weights), variance, trusted, watched),
-            "jackknife": Evidence(*jackknife(weights), trusted, watched),
-        }
-
-    rows = min(config.chunk_size, config.num_samples)
-    return Estimator(lambda params, key, x: (), estimate, rows=rows)
+def figures(results: dict[str, Evidence], tuning: tuple) -> dict[str, Figure]:
+    """The k-hats, where any is known."""
+    watched = results["importance"].diagnostics
+    if not np.isfinite(watched.pareto_k).any():
+        return {}
+    limit = pareto.threshold(watched.num_samples)
+    return {"pareto_k": plots.pareto_k(watched.pareto_k, limit, watched.num_samples)}

@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.figure import Figure
 
+from vaejax.evidence.diagnostics import Watched
 from vaejax.models import latents
 from vaejax.schema import field
 from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"quadrature": "estimate"}
+JUDGE = 1
+REPORT = "rows"
 MAX_LATENTS = 3
 TRUSTED_ERROR = 1e-3
 _STARTS = 16
@@ -26,7 +30,7 @@ class Config:
     """Budget."""
 
     num_nodes: int = field(48, "nodes per latent", low=8, high=100)
-    chunk_size: int = field(4096, "nodes in memory at once", low=1)
+    chunk_size: int = field(4096, "nodes in memory at once", low=1, high=2**31 - 1)
 
 
 class Diagnostics(NamedTuple):
@@ -39,8 +43,12 @@ class Diagnostics(NamedTuple):
     loc: Float[Array, "*N Z"]
     covariance: Float[Array, "*N Z Z"]
 
+    def watched(self) -> Watched:
+        """Nothing that a mean over examples would say."""
+        return Watched({}, {})
 
-def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
+
+def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
     """Cost grows as num_nodes to the number of latents."""
     if num_latents > MAX_LATENTS:
         return [
@@ -84,7 +92,7 @@ def find_mode(log_density, starts: Float[Array, "S Z"]) -> Float[Array, "Z"]:
 def _laplace_factor(log_density, mode: Float[Array, "Z"]) -> Float[Array, "Z Z"]:
     """Cholesky factor of the inverse Hessian at the mode, eigenvalues kept in [1e-3, 1e8]."""
     values, vectors = jnp.linalg.eigh(-jax.hessian(log_density)(mode))
-    return jnp.linalg.cholesky((vectors / jnp.clip(values, 1e-3, 1e8)) @ vectors.T)
+    return jnp.linalg.cholesky((vectors / jnp.clip(values, 1e-3, 1e8)[None, :]) @ vectors.T)
 
 
 def integrate(log_density, loc, factor, *, nodes, log_weights, chunk_size):
@@ -95,11 +103,12 @@ def integrate(log_density, loc, factor, *, nodes, log_weights, chunk_size):
     points = jnp.asarray(nodes, loc.dtype)
     log_scale = jnp.sum(jnp.log(jnp.diag(factor))) + 0.5 * loc.shape[0] * jnp.log(2.0 * jnp.pi)
     offset = jnp.asarray(log_weights + 0.5 * np.sum(nodes**2, axis=-1), loc.dtype)
-    z = loc + points @ factor.T
+    z = loc[None, :] + points @ factor.T
     terms = jax.lax.map(log_density, z, batch_size=min(chunk_size, len(nodes))) + offset
     share = jax.nn.softmax(terms)
     mean = share @ z
-    covariance = (share[:, None] * (z - mean)).T @ (z - mean)
+    centered = z - mean[None, :]
+    covariance = (share[:, None] * centered).T @ centered
     return jax.nn.logsumexp(terms) + log_scale, mean, covariance
 
 
@@ -145,4 +154,11 @@ def build(config: Config, *, model: Model) -> Estimator:
         watched = Diagnostics(mean, covariance)
         return {"quadrature": Evidence(value, error**2, error <= TRUSTED_ERROR, watched)}
 
-    return Estimator(lambda params, key, x: (), estimate, rows=config.chunk_size)
+    # The number of nodes is num_nodes^Z: the model says Z only once it has parameters.
+    work = _MOMENT_ROUNDS * config.num_nodes**2
+    return Estimator(lambda params, key, x: (), estimate, rows=config.chunk_size, work=work)
+
+
+def figures(results: dict[str, Evidence], tuning: tuple) -> dict[str, Figure]:
+    """None."""
+    return {}

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+from matplotlib.figure import Figure
 
 from vaejax.evidence import annealing
+from vaejax.evidence.diagnostics import Watched
 from vaejax.evidence.estimators import annealed
 from vaejax.objectives import bounds
 from vaejax.schema import field
@@ -18,6 +21,9 @@ if TYPE_CHECKING:  # importing blackjax starts JAX's backend: only for those who
     from blackjax.smc import adaptive_tempered
 
 LABELS = {"smc": "estimate"}
+JUDGE = 3
+REPORT = "rows"
+_MOST = 2**31 - 1
 _MAX_STEPS = 1000
 
 
@@ -25,10 +31,10 @@ _MAX_STEPS = 1000
 class Config(annealing.Budget):
     """Budget; temperatures are chosen as the particles go, the pilot gives step sizes."""
 
-    num_temperatures: int = field(50, "resolution of the pilot's step sizes", low=1)
-    num_repeats: int = field(8, "independent populations per example", low=2)
-    num_particles: int = field(128, "particles in each", low=2)
-    num_moves: int = field(2, "HMC moves per temperature", low=1)
+    num_temperatures: int = field(50, "resolution of the pilot's step sizes", low=1, high=_MOST)
+    num_repeats: int = field(8, "independent populations per example", low=2, high=_MOST)
+    num_particles: int = field(128, "particles in each", low=2, high=_MOST)
+    num_moves: int = field(2, "HMC moves per temperature", low=1, high=_MOST)
     target_ess: float = field(0.9, "share of the ESS kept by a step", low=0.05, below=1.0)
 
 
@@ -48,8 +54,14 @@ class Diagnostics(NamedTuple):
     divergent_moves: Int[Array, "*N"]
     broken_chains: Int[Array, "*N"]
 
+    def watched(self) -> Watched:
+        """Totals of what went wrong, the most temperatures, means of the rest."""
+        counts = {name: int(np.sum(getattr(self, name))) for name in self._fields[3:]}
+        means = {name: float(np.mean(getattr(self, name))) for name in ("spread", "acceptance")}
+        return Watched(counts, means | {"num_steps": int(np.max(self.num_steps))})
 
-def problems(config: Config, *, model: Model, num_latents: int) -> list[str]:
+
+def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
     """Works for every model."""
     return []
 
@@ -153,4 +165,12 @@ def build(config: Config, *, model: Model) -> Estimator:
         return {"smc": Evidence(bounds.iwae(log_evidence), variance, trusted, watched)}
 
     pilot = functools.partial(annealing.pilot, model=model, budget=config)
-    return Estimator(pilot, estimate, rows=config.num_repeats * config.num_particles)
+    rows = config.num_repeats * config.num_particles
+    # The number of temperatures is not known before: about that of the pilot.
+    work = rows * config.num_moves * config.num_leapfrog * config.num_temperatures
+    return Estimator(pilot, estimate, rows=rows, work=work, pilot_examples=config.pilot_examples)
+
+
+def figures(results: dict[str, Evidence], tuning: annealing.Schedule) -> dict[str, Figure]:
+    """None: temperatures differ between examples."""
+    return {}

@@ -1,0 +1,72 @@
+"""Figures about evidence. Each function makes one matplotlib Figure and touches no file."""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_BLUE, _ORANGE = "#1f5fa8", "#d9722e"
+
+
+def _axes(width: float = 5.6, height: float = 3.4):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def pareto_k(k_hats: np.ndarray, threshold: float, num_samples: int) -> Figure:
+    """Histogram of k-hat over examples, the threshold, and the share above it."""
+    figure, axes = _axes()
+    k_hats = np.asarray(k_hats)[np.isfinite(k_hats)]
+    axes.hist(k_hats, bins=np.linspace(min(-0.2, *k_hats), max(1.2, *k_hats), 36), color=_BLUE)
+    bad = float(np.mean(k_hats > threshold))
+    axes.axvline(threshold, color=_ORANGE, ls="--", label=f"threshold {threshold:.2f}")
+    axes.set(xlabel="Pareto k-hat of the importance weights", ylabel="examples")
+    axes.set_title(f"{bad:.0%} of examples above: do not trust K = {num_samples:,}", fontsize=11)
+    axes.legend(frameon=False)
+    return figure
+
+
+def gap_bars(gaps: Any) -> Figure:
+    """Stacked bars: log p(x) - ELBO as approximation plus amortization gap, two families.
+
+    `gaps` is an `evaluation.results.Gaps`.
+    """
+    figure, axes = _axes()
+    families = {"diagonal": gaps, "full covariance": gaps.full_covariance}
+    for position, parts in enumerate(families.values()):
+        bottom = 0.0
+        for name, color in (("approximation", _BLUE), ("amortization", _ORANGE)):
+            part, label = getattr(parts, name), f"{name} gap" if position == 0 else None
+            value = part.value if math.isfinite(part.value) else 0.0
+            error = 2 * part.mc_se if math.isfinite(part.mc_se) else 0.0
+            axes.barh(position, value, left=bottom, color=color, height=0.55, label=label)
+            middle = bottom + value / 2
+            # Above the bar: a narrow part has no room for its number.
+            axes.text(middle, position - 0.36, f"{part.value:.3f}", ha="center", color=color)
+            bottom += value
+            axes.errorbar(bottom, position, xerr=error, color="black", capsize=3, lw=1)
+    axes.set_yticks(range(2), [f"q*: {name}" for name in families])
+    axes.invert_yaxis()
+    axes.set(xlabel="nats per example (bars: 2 Monte-Carlo errors)", ylim=(1.9, -0.6))
+    axes.set_title(f"log p(x) - ELBO, log p(x) from {gaps.log_marginal_from}", fontsize=11)
+    axes.legend(frameon=False, ncols=2, loc="lower right")
+    return figure
+
+
+def annealing(temperatures: np.ndarray, step_sizes: np.ndarray, acceptance: np.ndarray) -> Figure:
+    """Acceptance of the scored run, step size and temperature along the chain."""
+    figure = Figure(figsize=(7.6, 2.8), layout="constrained")
+    index = np.arange(1, len(temperatures))
+    panels = (
+        ("acceptance", acceptance, (0.0, 1.0)),
+        ("step size", step_sizes, (0.0, None)),
+        ("temperature b", temperatures[1:], (0.0, 1.0)),
+    )
+    for axes, (title, values, limits) in zip(figure.subplots(1, 3), panels, strict=True):
+        axes.plot(index, values, color=_BLUE, lw=1.2)
+        axes.set(xlabel="step", title=title, ylim=limits)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

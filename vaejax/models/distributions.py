@@ -1,0 +1,94 @@
+"""Distributions of this package's own, and what all of them are asked, ours and numpyro's."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vaejax import numerics
+from vaejax.types import Distribution, Latent
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli:
+    """Independent pixels in {0, 1}, from logits of any shape.
+
+    Ours instead of numpyro's: its log density is one fused pass (`numerics.bernoulli_log_prob`),
+    and finite for every finite logit.
+    """
+
+    logits: Float[Array, "..."]
+
+    @property
+    def mean(self) -> Float[Array, "..."]:
+        """sigmoid(logits)."""
+        return jax.nn.sigmoid(self.logits)
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "..."]:
+        """0 or 1 in each pixel."""
+        return jax.random.bernoulli(key, self.mean).astype(self.logits.dtype)
+
+    def log_prob(self, value: Float[Array, "..."]) -> Float[Array, ""]:
+        """Summed over all pixels, in nats."""
+        return numerics.bernoulli_log_prob(self.logits, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """z = (z_1, .., z_L), drawn one layer after another; a tuple with one array per layer.
+
+    Attributes:
+      first: of the layer that is drawn first.
+      following: functions of a drawn layer that give the distribution of the next one.
+      top_down: whether z_L is drawn first (a prior) or z_1 (an encoder).
+    """
+
+    first: Distribution
+    following: tuple[Callable[[Float[Array, "..."]], Distribution], ...]
+    top_down: bool
+
+    def _ordered(self, items: tuple) -> tuple:
+        return items[::-1] if self.top_down else items
+
+    def _draw(self, key: PRNGKeyArray) -> tuple[list, list]:
+        keys = jax.random.split(key, 1 + len(self.following))
+        layers, z = [self.first], [self.first.sample(keys[0])]
+        for conditional, layer_key in zip(self.following, keys[1:], strict=True):
+            layers.append(conditional(z[-1]))
+            z.append(layers[-1].sample(layer_key))
+        return layers, z
+
+    def sample(self, key: PRNGKeyArray) -> Latent:
+        """One draw of all layers, from the layer next to the data on."""
+        return self._ordered(tuple(self._draw(key)[1]))
+
+    def log_prob(self, value: Latent) -> Float[Array, ""]:
+        """The sum of the layers' log densities, each given the layer drawn before it."""
+        z = self._ordered(value)
+        total = self.first.log_prob(z[0])
+        for conditional, above, own in zip(self.following, z[:-1], z[1:], strict=True):
+            total += conditional(above).log_prob(own)
+        return total
+
+    def layer_means(self, key: PRNGKeyArray) -> Latent:
+        """The mean of each layer given a sample of those before it; the first one's is exact."""
+        return self._ordered(tuple(layer.mean for layer in self._draw(key)[0]))
+
+
+def sample_and_log_prob(
+    distribution: Distribution, key: PRNGKeyArray
+) -> tuple[Any, Float[Array, ""]]:
+    """One draw and its log density, in one pass where the distribution knows how."""
+    if hasattr(distribution, "sample_and_log_prob"):
+        return distribution.sample_and_log_prob(key)
+    value = distribution.sample(key)
+    return value, distribution.log_prob(value)
+
+
+def layer_means(distribution: Distribution, key: PRNGKeyArray) -> list[Float[Array, "..."]]:
+    """Per stochastic layer its mean, given a sample of the layers before it."""
+    if hasattr(distribution, "layer_means"):
+        return list(distribution.layer_means(key))
+    return [distribution.mean]

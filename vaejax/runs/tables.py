@@ -1,0 +1,168 @@
+"""Results as a reader sees them in a terminal."""
+
+import math
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vaejax.evaluation import summary
+from vaejax.evaluation.results import Estimate, Gaps, Parts, Result, Sandwich
+
+
+def _number(value: float, digits: int = 3) -> str:
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:,.{digits}f}" if value == 0 or abs(value) >= 10**-digits else f"{value:.0e}"
+
+
+def _fixed(value: float, digits: int) -> str:
+    return "unknown" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _title(text: str) -> str:
+    return escape(text)  # a name in square brackets is no markup
+
+
+def bounds_table(result: Result) -> Table:
+    """The estimates of one evaluation, one row each, with both errors."""
+    protocol = result.protocol
+    table = Table(
+        title=_title(
+            f"{protocol.dataset} {protocol.split}, {protocol.num_examples:,} examples, "
+            f"K = {protocol.num_samples:,}"
+        ),
+        caption="nats per example; one standard error each, from finite K (MC) and finite data",
+    )
+    table.add_column("estimate")
+    for name in ("value", "- ELBO", "MC error", "data error"):
+        table.add_column(name, justify="right")
+    table.add_column("what it is")
+    elbo = result.estimates["elbo"].value
+    for name, row in result.estimates.items():
+        if row.do_not_trust is not None:
+            continue
+        above = row.value - elbo
+        is_bound = name.startswith("iwae_") or name == "log_marginal"
+        table.add_row(
+            name,
+            _number(row.value),
+            f"{above:+.3f}" if is_bound and not math.isnan(above) else "",
+            _number(row.mc_se, 4),
+            _number(row.data_se),
+            _label(row),
+        )
+    return table
+
+
+def _label(row: Estimate) -> str:
+    return f"{row.label}; {row.not_finite:,} NOT FINITE" if row.not_finite else row.label
+
+
+def _add(table: Table, name: str, row: Estimate, elbo: float) -> None:
+    above = row.value - elbo
+    table.add_row(
+        name,
+        _fixed(row.value, 3),
+        "" if math.isnan(above) else f"{above:+.3f}",
+        _fixed(row.mc_se, 4),
+        _fixed(row.data_se, 3),
+        "" if row.do_not_trust is None else f"{row.do_not_trust:.0%}",
+        _label(row),
+    )
+
+
+def evidence_table(result: Result) -> Table:
+    """Every estimate on the same examples, with errors, the share flagged, and what it is."""
+    same, protocol = result.evidence.same_examples, result.protocol
+    count = result.evidence.protocol.num_examples
+    table = Table(
+        title=_title(f"log p(x): {protocol.dataset} {protocol.split}, first {count:,} examples"),
+        caption="nats per example; one standard error each; flagged: examples whose error is "
+        "not to be trusted",
+    )
+    table.add_column("estimate")
+    for name in ("value", "- ELBO", "MC error", "data error", "flagged"):
+        table.add_column(name, justify="right")
+    table.add_column("what it is")
+    added = {k: row for k, row in result.estimates.items() if row.do_not_trust is not None}
+    for name, row in (*same.items(), *added.items()):
+        _add(table, name, row, same["elbo"].value)
+    return table
+
+
+def sandwich_line(both: Sandwich) -> str:
+    """The bidirectional bounds in one sentence."""
+    return (
+        f"sandwich on {both.num_simulated:,} simulated examples: lower {_fixed(both.lower, 3)}, "
+        f"upper {_fixed(both.upper, 3)}, gap {_fixed(both.gap, 4)} +- {_fixed(both.gap_se, 4)}"
+        f"{'' if both.valid else '; NOT VALID'} ({both.note})"
+    )
+
+
+def gaps_table(found: Gaps) -> Table:
+    """Where the ELBO loses its nats, for both families."""
+    table = Table(
+        title=f"log p(x) - ELBO, log p(x) from {found.log_marginal_from}, "
+        f"{found.num_examples:,} examples",
+        caption=f"nats per example +- Monte-Carlo error; q: {found.family.split(',')[0]}",
+    )
+    for name in ("covariance of q*", "inference gap", "= approximation", "+ amortization"):
+        table.add_column(name, justify="right")
+    table.add_row("diagonal", *_cells(found))
+    table.add_row("full", *_cells(found.full_covariance))
+    return table
+
+
+def _cells(parts: Parts) -> list[str]:
+    three = (parts.inference, parts.approximation, parts.amortization)
+    return [f"{_fixed(part.value, 3)} +- {_fixed(part.mc_se, 3)}" for part in three]
+
+
+def biased_line(reason: str | None) -> str | None:
+    """What to know of a run that was trained with `objective.allow_biased`, or None.
+
+    `reason` is `biased_gradient` of its protocol.
+    """
+    return None if reason is None else f"trained with a biased gradient: {reason.partition(';')[0]}"
+
+
+def diagnostics_line(result: Result) -> str:
+    """ESS, k-hat and active units in one sentence."""
+    found, protocol = result.diagnostics, result.protocol
+    units = "+".join(map(str, found.active_units))
+    return (
+        f"median ESS {found.ess_median:,.0f} of {protocol.num_samples:,}; "
+        f"{found.ess_below_100:.1%} of examples below 100"
+        f"{' (their MC errors are too small)' if found.ess_below_100 else ''}; "
+        f"Pareto k-hat too large for {found.pareto_k_bad:.1%}; active units {units}"
+    )
+
+
+def _warnings(result: Result) -> list[str]:
+    """Sentences on values that are not finite and on chains that went wrong."""
+    lines = summary.not_finite_lines(list(result.estimates.items()))
+    watched = {
+        "divergent moves": result.diagnostics.divergent_moves,
+        "broken chains": result.diagnostics.broken_chains,
+    }
+    for what, counts in watched.items():
+        lines += [f"{name}: {number:,} {what}" for name, number in counts.items() if number]
+    return lines
+
+
+def show(result: Result, console: Console, *, with_evidence: bool) -> None:
+    """Prints the tables of what was asked for, and the sentences under them."""
+    if with_evidence:
+        console.print(evidence_table(result))
+        if result.sandwich is not None:
+            console.print(sandwich_line(result.sandwich), markup=False)
+        if result.gaps is not None:
+            console.print(gaps_table(result.gaps))
+    else:
+        console.print(bounds_table(result))
+    console.print(diagnostics_line(result), markup=False)
+    for line in _warnings(result):
+        console.print(line, style="yellow", soft_wrap=True, markup=False)
+    if biased := biased_line(result.protocol.biased_gradient):
+        console.print(biased, style="yellow", soft_wrap=True, markup=False)

@@ -1,0 +1,196 @@
+"""Runs of one static config as one compiled program: a run alone, or several over a leading axis.
+
+Runs whose configs differ in traced numbers alone share a program. Several are `vmap`ped over a
+leading axis, which is spread over the devices; one alone has no such axis, since `vmap` over
+one costs 15%.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, PyTree
+
+from vaejax.config import Config
+from vaejax.data import splits
+from vaejax.errors import UserError
+from vaejax.models import latent_variable
+from vaejax.objectives import gradients
+from vaejax.training import memory
+from vaejax.training import step as training
+from vaejax.training.step import Plan, TrainState
+from vaejax.types import Model
+
+_AXIS = "members"
+
+
+class Setup(NamedTuple):
+    """What the runs of one static config share."""
+
+    config: Config
+    data: splits.TrainingData
+    model: Model
+    plan: Plan
+
+
+class Group(NamedTuple):
+    """Runs trained together.
+
+    Attributes:
+      configs: one for each run, in the order of the leading axis.
+      setup: what they share.
+      mesh: the devices that the runs are spread over; None: one run, without a leading axis.
+    """
+
+    configs: tuple[Config, ...]
+    setup: Setup
+    mesh: Mesh | None
+
+    @property
+    def rows(self) -> int:
+        """Length of the leading axis: the runs, padded to a multiple of the devices."""
+        if self.mesh is None:
+            return 1
+        return self.mesh.size * math.ceil(len(self.configs) / self.mesh.size)
+
+
+def set_up(config: Config) -> Setup:
+    """Loads the data, builds the model and checks that they, and the objective, fit.
+
+    Raises:
+      UserError: unreadable data, a likelihood that does not model them, a gradient that the
+        model does not allow, or parameters that do not fit the memory.
+    """
+    data = splits.training_data(config)
+    model = latent_variable.build(config.model, data.spec)
+    _check(config, data, model)
+    return Setup(config, data, model, training.make_plan(config, len(data.images), data.kind))
+
+
+def _check(config: Config, data: splits.TrainingData, model: Model) -> None:
+    splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
+    needs_kl = gradients.GRADIENTS[config.objective.gradient].uses_closed_form_kl
+    if needs_kl and model.kl_groups is None:
+        raise UserError(
+            f"config.objective.gradient: {config.objective.gradient} needs a closed form of "
+            f"KL(q || p(z)), which one stochastic layer with normal parts has; this model has "
+            f"none; use pathwise"
+        )
+    like = jax.eval_shape(lambda: training.init_state(config, model=model))
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))
+
+
+def make_group(configs: Sequence[Config], setup: Setup) -> Group:
+    """The group of `configs`, which share the static config of `setup`."""
+    devices = jax.devices()[: len(configs)]
+    mesh = Mesh(np.asarray(devices), (_AXIS,)) if len(configs) > 1 else None
+    return Group(tuple(configs), setup, mesh)
+
+
+def _sharding(group: Group, *, shared: bool = False) -> NamedSharding | None:
+    if group.mesh is None:
+        return None
+    return NamedSharding(group.mesh, PartitionSpec() if shared else PartitionSpec(_AXIS))
+
+
+def place(group: Group, values: PyTree, *, shared: bool = False) -> PyTree:
+    """Host arrays on the devices: spread over the leading axis, or whole on each."""
+    return jax.device_put(values, _sharding(group, shared=shared))
+
+
+def stack(group: Group, rows: Sequence[PyTree]) -> PyTree:
+    """Trees of single runs together on the devices; the padding repeats the first."""
+    if group.mesh is None:
+        return place(group, jax.tree.map(jnp.asarray, rows[0]))
+    rows = [*rows, *[rows[0]] * (group.rows - len(rows))]
+    return place(group, jax.tree.map(lambda *leaves: np.stack(leaves), *rows))
+
+
+def pick(group: Group, tree: PyTree, index: int) -> PyTree:
+    """One run of a tree that lies on the host."""
+    return tree if group.mesh is None else jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def per_run(group: Group, value: Any) -> np.ndarray:
+    """A result as a host array with one entry per row, [M]."""
+    return np.reshape(np.asarray(value), (group.rows,))
+
+
+def stacked_configs(group: Group) -> Config:
+    """The configs of the group as one: every traced number [M]."""
+    kind = {int: np.int32, float: jax.dtypes.canonicalize_dtype(float)}
+    rows = [jax.tree.map(lambda v: np.asarray(v, kind[type(v)]), c) for c in group.configs]
+    return stack(group, rows)
+
+
+def _over_runs(group: Group, function: Callable, *, shared: int | None = None) -> Callable:
+    """`function` of one run over the leading axis, spread over the devices.
+
+    `shared` is the position of the one argument that is the same for all runs.
+    """
+    if group.mesh is None:
+        return function
+
+    def mapped(*arguments):
+        axes = tuple(None if i == shared else 0 for i in range(len(arguments)))
+        specs = tuple(PartitionSpec() if axis is None else PartitionSpec(_AXIS) for axis in axes)
+        return jax.shard_map(
+            jax.vmap(function, axes),
+            mesh=group.mesh,
+            in_specs=specs,
+            out_specs=PartitionSpec(_AXIS),
+            check_vma=False,
+        )(*arguments)
+
+    return mapped
+
+
+def initial_states(group: Group, configs: Config) -> list[TrainState]:
+    """The state of each run before its first step, on the host."""
+
+    def init(config):
+        return training.init_state(config, model=group.setup.model)
+
+    states = jax.device_get(jax.jit(_over_runs(group, init))(configs))
+    return [pick(group, states, index) for index in range(len(group.configs))]
+
+
+def compile_call(group: Group, configs: Config, states: TrainState, images: Array) -> Any:
+    """`training.train_call` for all runs: (configs, states, images, active [M]) -> as there.
+
+    A run that is not active keeps its state. States are donated.
+    """
+    setup = group.setup
+
+    def call(config, state, images, active):
+        new, metrics = training.train_call(
+            state,
+            images,
+            config=config,
+            model=setup.model,
+            plan=setup.plan,
+        )
+        if group.mesh is not None:
+            new = jax.tree.map(lambda n, o: jnp.where(active, n, o), new, state)
+        return new, metrics
+
+    active = place(group, np.ones(group.rows, bool))
+    if group.mesh is None:
+        active = active[0]
+    program = jax.jit(_over_runs(group, call, shared=2), donate_argnums=1)
+    return program.lower(configs, states, images, active).compile()
+
+
+def make_best_updater(group: Group) -> Callable[..., TrainState]:
+    """`training.update_best` of the runs that are `due`: (states, values, due) -> states."""
+
+    def update(state: TrainState, value: Float[Array, ""], due: Bool[Array, ""]) -> TrainState:
+        new = training.update_best(state, value)
+        return jax.tree.map(lambda n, o: jnp.where(due, n, o), new, state)
+
+    return jax.jit(_over_runs(group, update), donate_argnums=0)

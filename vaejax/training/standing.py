@@ -1,0 +1,150 @@
+"""Where runs stand before and while they are trained: folders claimed, states read, a tally."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from vaejax.config import Config
+from vaejax.errors import UserError
+from vaejax.storage import workdir as workdir_lib
+from vaejax.training import memory as memory_lib
+from vaejax.training import programs, records, runs
+from vaejax.training import step as training
+from vaejax.training.programs import Group
+from vaejax.training.step import TrainState
+
+Report = Callable[[str, int, str], None]
+"""`(run, examples done, text)`: what the loop says of its progress."""
+
+
+class Run(NamedTuple):
+    """One run: what it is called, where it lives, what it is."""
+
+    name: str
+    workdir: pathlib.Path
+    config: Config
+
+
+class Outcome(NamedTuple):
+    """What became of a run.
+
+    Attributes:
+      state: its last state, on the host; None where it could not be had.
+      error: why it failed; None: it did not.
+      diverged: whether it failed because its numbers are no longer finite.
+    """
+
+    state: TrainState | None
+    error: str | None = None
+    diverged: bool = False
+
+
+class Surroundings(NamedTuple):
+    """Where the loop speaks, and what may stop it.
+
+    Attributes:
+      console: where warnings, and a split for want of memory, are said.
+      stopped: tells when to save and return.
+      report: called for every run after every scan.
+      memory: bytes of one device to use; None: what is sensible.
+    """
+
+    console: Console
+    stopped: Callable[[], bool]
+    report: Report
+    memory: int | None = None
+
+
+@dataclasses.dataclass
+class Tally:
+    """Where each run stands, on the host; [M] each, the padding included.
+
+    Attributes:
+      step, stale: of its state.
+      saved: step of its newest checkpoint.
+      active: whether it is still trained.
+      seconds: its share of the time spent.
+      errors: by index, why a run diverged.
+    """
+
+    step: np.ndarray
+    stale: np.ndarray
+    saved: np.ndarray
+    active: np.ndarray
+    seconds: np.ndarray
+    errors: dict[int, str]
+
+
+def claim(members: Sequence[Run], stack: contextlib.ExitStack, console: Console) -> dict[str, str]:
+    """Locks every run's folder; returns why some cannot be had."""
+    refused = {}
+    for run in members:
+        try:
+            warning = stack.enter_context(workdir_lib.lock(run.workdir))
+            if warning:
+                console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+            workdir_lib.claim(run.workdir, run.config)
+        except UserError as error:
+            refused[run.name] = str(error)
+    return refused
+
+
+def first_states(
+    group: Group, configs: Config, members: Sequence[Run], console: Console
+) -> list[TrainState]:
+    """Of each run the newest readable checkpoint, else the initial state; on the host."""
+    initial = programs.initial_states(group, configs)
+    setup, states = group.setup, []
+    start = runs.start_params(setup.config, setup.data.spec, console=console)
+    for run, state in zip(members, initial, strict=True):
+        fresh = training.started_from(state, start)
+        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), fresh)
+        found = runs.restore(run.workdir, like, console=console)
+        if found is not None and len(members) == 1:
+            console.print(f"resuming from step {int(found.step):,}")
+        states.append(jax.device_get(fresh if found is None else found))
+    return states
+
+
+def make_tally(group: Group, members: Sequence[Run], states: Sequence[TrainState]) -> Tally:
+    """Where runs that come from `states` stand before they are trained."""
+    padding = [0] * (group.rows - len(states))
+    step = np.array([int(state.step) for state in states] + padding)
+    stale = np.array([0 if s.best is None else int(s.best.stale) for s in states] + padding)
+    active, seconds = np.zeros(group.rows, bool), np.zeros(group.rows)
+    for index, run in enumerate(members):
+        active[index] = not finished(group, step[index], stale[index])
+        seconds[index] = records.seconds_spent(run.workdir, int(step[index]))
+    return Tally(step, stale, step.copy(), active, seconds, {})
+
+
+def finished(group: Group, step: int, stale: int) -> bool:
+    """Whether a run of the group is at its end."""
+    setup = group.setup
+    return training.is_finished(setup.config, setup.plan, step=int(step), stale=int(stale))
+
+
+def runs_that_fit(group: Group, program: Any, around: Surroundings) -> int:
+    """How many runs to train at a time; says so where it is not all of them."""
+    count, needed = len(group.configs), memory_lib.program_bytes(program)
+    sharers = 1 if group.mesh is None else group.mesh.size
+    limit = memory_lib.device_bytes(jax.devices()[0], sharers=sharers)
+    if count == 1:
+        memory_lib.check_training(program, group.setup.config, limit=limit)
+        return 1
+    limit = around.memory or limit
+    if needed <= limit:
+        return count
+    size = min(max(1, int(count * limit / needed)), count - 1)
+    around.console.print(
+        f"{count} members need {needed / 2**30:.2g} GiB of a device, {limit / 2**30:.2g} may "
+        f"be used: training {size} at a time",
+        soft_wrap=True,
+    )
+    return size
