@@ -9,8 +9,11 @@ demo: $(VENV)/.demo
 	$(BIN)/python scripts/train.py --config=configs/digits.py --workdir=$(RUN)
 	$(BIN)/python scripts/evaluate.py --workdir=$(RUN)
 
+PYTEST := $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
+	VAEJAX_SUITE=numerics $(PYTEST) --dist load --durations=5
+	VAEJAX_SUITE=plumbing $(PYTEST) --dist loadfile --durations=10
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow -n 2 --dist load --durations=10

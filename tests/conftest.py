@@ -5,8 +5,27 @@ import pathlib
 import shutil
 import tempfile
 
-# Most of the suite's time is compilation; programs this small need no optimised code.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# `make test` runs the suite in two parts, one after the other. Numbers are tested on the code that
+# users run. Where a test is about plumbing, most of its time is compilation, and its programs need
+# no optimised code. Without VAEJAX_SUITE everything is optimised.
+NUMERICS = (
+    "test_bounds",
+    "test_evaluation",
+    "test_evidence",
+    "test_fusion",
+    "test_gaps",
+    "test_gradients",
+    "test_kills",
+    "test_models",
+    "test_numerics",
+    "test_oracle",
+    "test_pareto",
+    "test_training",
+)
+SUITE = os.environ.get("VAEJAX_SUITE", "all")
+if SUITE == "plumbing":
+    level = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {level}"
 
 # Scripts and tests compile the same small programs over and over, in several processes.
 OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
@@ -45,6 +64,14 @@ SLOWEST_FIRST = (
     "test_evidence",
     "test_comparison",
 )
+
+
+def pytest_ignore_collect(collection_path):
+    """Leaves out the files of the other part of the suite."""
+    name = collection_path.stem
+    if SUITE == "all" or not name.startswith("test_"):
+        return None
+    return True if (name in NUMERICS) != (SUITE == "numerics") else None
 
 
 def pytest_collection_modifyitems(items):

@@ -19,6 +19,7 @@ from rich.console import Console
 from run_script import run_script
 
 from vaejax.errors import UserError
+from vaejax.runs import evaluate
 from vaejax.sweeps import launch as sweep_run
 from vaejax.sweeps import members as sweeps
 from vaejax.sweeps import ray_launcher as sweep_ray
@@ -363,6 +364,25 @@ def test_members_are_ordinary_runs(swept, tmp_path):
     assert after.keys() == before.keys()
     for bound in after:
         assert after[bound]["value"] == pytest.approx(before[bound]["value"], abs=1e-3)
+
+
+def test_a_half_trained_run_with_patience_is_not_done_though_it_is_evaluated(tmp_path):
+    """Evaluations of an earlier state lie in its folder; the sweep trains it to its end."""
+    config = small_config(training__num_epochs=6, training__patience=6)
+    (member,) = sweeps.members(config, [{"name": "a"}])
+    calls = iter(range(100))
+    around = Surroundings(QUIET, lambda: next(calls) >= 2, lambda *_: None)
+    folder = tmp_path / "a"
+    (half,) = loop.train_together([Run("a", folder, member.config)], around)
+    assert 0 < int(half.state.step) < 42
+    for split in sweep_results.SPLITS:
+        evaluate.evaluate(folder, split=split, console=QUIET)
+        assert not evaluate.is_evaluated(folder, member.config, split)
+    assert not sweep_run.is_done(member, tmp_path)
+    (result,) = sweep_run.sweep(config, [{"name": "a"}], Task(tmp_path), console=QUIET)
+    assert result.error is None
+    assert int(_state(folder).step) == 42
+    assert sweep_run.is_done(member, tmp_path)
 
 
 def test_a_failing_member_is_reported_and_the_others_are_ranked(tmp_path):
