@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from vaejax.models.distributions import Bernoulli
 from vaejax.types import Distribution
 
+_LOG_SCALE_START = -1.0  # pixels lie in [0, 1]
 _MEAN_CLIP = 1e-3  # Burda et al.'s code starts the decoder bias at logit(clip(mean))
 
 
@@ -62,7 +63,7 @@ def normal(shape: tuple[int, ...]) -> Likelihood:
 
     return Likelihood(
         outputs=shape,
-        init=lambda key: {"log_scale": jnp.zeros(())},
+        init=lambda key: {"log_scale": jnp.full((), _LOG_SCALE_START)},
         output_bias=lambda mean: mean,
         distribution=distribution,
         data="real",

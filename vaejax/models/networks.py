@@ -114,7 +114,7 @@ def mlp(
     return _of_module(MLP(widths, site.outputs, activation, kernel_init, _bias(site)), site)
 
 
-def linear(site: Site, *, kernel_init: str = "lecun_normal") -> Network:
+def linear(site: Site, *, kernel_init: str = "glorot_uniform") -> Network:
     """One affine map. With normal parts around it log p(x) is known exactly.
 
     Raises:
