@@ -47,10 +47,15 @@ def test_value_and_gradient_are_finite_in_float32(name, scale):
     chex.assert_tree_all_finite(jax.value_and_grad(bounds.FUNCTIONS[name])(log_weights))
 
 
-@every_bound
-def test_jit_changes_nothing(name):
-    bound = bounds.FUNCTIONS[name]
-    np.testing.assert_allclose(jax.jit(bound)(LOG_WEIGHTS), bound(LOG_WEIGHTS), rtol=1e-6)
+class EveryBoundUnderEveryVariant(chex.TestCase):
+    """With and without jit, arguments on the device and off it."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    def test_value_is_the_same(self):
+        for name, bound in bounds.FUNCTIONS.items():
+            with self.subTest(name):
+                value = self.variant(lambda w, bound=bound: bound(jnp.asarray(w)))(LOG_WEIGHTS)
+                np.testing.assert_allclose(value, bound(LOG_WEIGHTS), rtol=1e-6)
 
 
 @every_bound
