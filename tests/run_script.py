@@ -33,14 +33,20 @@ def _child(script: str, arguments: list[str], folder: str, environment: dict[str
     runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
 
 
+def start_script(script: str, *arguments: str, folder: str, **environment):
+    """The process of `python scripts/SCRIPT ARGUMENTS`; it prints into `folder`/out and err."""
+    child = _CONTEXT.Process(
+        target=_child,
+        args=(script, [str(a) for a in arguments], str(folder), {**os.environ, **environment}),
+    )
+    child.start()
+    return child
+
+
 def run_script(script: str, *arguments: str, timeout: float = 120.0, **environment) -> Finished:
     """`python scripts/SCRIPT ARGUMENTS`, without the seconds that imports take."""
     with tempfile.TemporaryDirectory() as folder:
-        child = _CONTEXT.Process(
-            target=_child,
-            args=(script, [str(a) for a in arguments], folder, {**os.environ, **environment}),
-        )
-        child.start()
+        child = start_script(script, *arguments, folder=folder, **environment)
         child.join(timeout)
         if child.is_alive():
             child.kill()
