@@ -31,7 +31,7 @@ from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.explain import config as explain_config
 from vaejax.explain import run as explain_run
-from vaejax.models import latent_variable, networks
+from vaejax.models import networks
 from vaejax.objectives import bounds
 from vaejax.runs import evaluate, files
 from vaejax.storage import arrays, json_files, workdir
@@ -70,17 +70,18 @@ def refusal(**context):
 
 
 PATHS = [path for path, _, _ in schema.leaves(config_lib.Config())]
+WORDS = [
+    "renyi(alpha=0.5)", "renyi(alpha=nan)", "iwae", "elbo()", "cubo(order=1e999)",
+    "mlp(hidden_dims=(8,))", "mlp(hidden_dims=()), linear", "normal(shared_scale=1)", "none",
+    "None", "true", "FALSE", "nan", "inf", "-inf", "1e400", "1e-400", "-0.0", "0x10", "1_000",
+    "(1,)", "(1, 2", "[3]", "{}", "()", "1e3", "3.0", "1j", "b'a'", "'a'", "staged", "highest",
+    "9223372036854775808", "\\d", "1if", "(1)(2)", "renyi(**{})", "renyi(alpha=1, alpha=2)",
+    "a\x00b", "\ud800",
+]  # fmt: skip
 TEXTS = st.one_of(
     st.text(max_size=30),
     st.text("()[]{},.='\"\\0123456789eE+-jxna ", max_size=25),
-    st.sampled_from(
-        "renyi(alpha=0.5)|renyi(alpha=nan)|iwae|elbo()|cubo(order=1e999)|mlp(hidden_dims=(8,))|"
-        "mlp(hidden_dims=()), linear|normal(shared_scale=1)|none|None|true|FALSE|nan|inf|-inf|"
-        "1e400|1e-400|-0.0|0x10|1_000|(1,)|(1, 2|[3]|{}|()|1e3|3.0|1j|b'a'|'a'|staged|highest|"
-        "9223372036854775808|\\d|1if|(1)(2)|renyi(**{})|renyi(alpha=1, alpha=2)|a\0b|\ud800".split(
-            "|"
-        )
-    ),
+    st.sampled_from(WORDS),
     st.integers().map(str),
     st.floats().map(repr),
     st.integers(1, 6000).map(lambda n: "9" * n),

@@ -45,7 +45,8 @@ def _killed(command, workdir, folder, moment, *, longest):
     """Starts `command` and kills it at a random moment; False: it ended before.
 
     A quarter of the moments lie anywhere in the first seconds, start-up included; the others
-    up to `longest` seconds after something was saved, so that the work gets on however slow the machine is.
+    up to `longest` seconds after something was saved, so that the work gets on even on a slow
+    machine.
     """
     before, anywhere = _progress(workdir), moment.random() < 0.25
     pause = moment.uniform(0.1, 3.0) if anywhere else moment.uniform(0.0, longest)

@@ -94,7 +94,8 @@ def parse(text: str | Part, registry: Registry, *, path: str) -> Part:
             raise unknown(f"{path}: option of {name!r}", option, legal)
         if not _same_kind(value, legal[option]):
             raise UserError(
-                f"{path}: {name}({option}=...): needs a value like {legal[option]!r}, got {shown(value)}"
+                f"{path}: {name}({option}=...): needs a value like {legal[option]!r}, got "
+                f"{shown(value)}"
             )
     options = tuple((key, _like(given.get(key, d), d)) for key, d in legal.items())
     return Part(name, options, tuple(key for key, default in legal.items() if _is_data(default)))
@@ -107,7 +108,7 @@ def _is_data(default: Any) -> bool:
 
 
 def expression(text: str) -> ast.expr:
-    """What Python reads in `text`, without its warnings ("1if", a backslash). Raises SyntaxError."""
+    """What Python reads in `text`, without its warnings ("1if"). Raises SyntaxError and others."""
     with warnings.catch_warnings(action="ignore"):
         return ast.parse(text, mode="eval").body
 
