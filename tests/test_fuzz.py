@@ -354,7 +354,7 @@ def test_explain_json(folder, seed, value):
     content = _bytes({"identity": entry, "other": entry}, seed, value)
     with replaced(folder / "explain.json", content), refusal(content=content):
         entries = explain_run.read(folder)
-        explain_run._write_page(folder, explain_run._in_order(entries))
+        explain_run.publish(folder, explain_run._in_order(entries), {})
 
 
 @cases(50)
