@@ -92,9 +92,10 @@ def test_a_file_that_does_not_fit_is_one_line_and_earlier_results_survive(
     folder = shutil.copytree(original, tmp_path / "all")
     command = _other(script, folder)
     before = _contents(folder)
-    _is_one_error(run_script(*command, limits={FSIZE: 300}))
+    _is_one_error(run_script(*command, limits={FSIZE: 8192}))
     after = _contents(folder)
-    assert {path: after.get(path) for path in before} == before
+    kept = [path for path in before if path.name != launch.GROUPS]  # which member goes where
+    assert [path for path in kept if after.get(path) != before[path]] == []
     new = [path.relative_to(folder) for path in {*after} - {*before}]
     assert all("seed=2" in path.parts or path.name == ".lock" for path in new), new
     finished = run_script(*command)
@@ -145,7 +146,7 @@ def _fill(path, free):
 
 
 def _are_whole(folder, before, *, changed):
-    """No half-written results, and unless all were replaced none of an earlier one with new ones."""
+    """No half-written results, and unless all were replaced nothing is new."""
     after = _contents(folder)
     assert {*before} <= {*after}
     for member in ("seed=0", "seed=1"):
@@ -215,11 +216,9 @@ def test_a_marker_left_where_there_are_no_locks_is_named(without_locks, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limits", [{}, {resource.RLIMIT_NOFILE: 256}], ids=["free", "256 files"])
-def test_two_hundred_members(limits, tmp_path):
-    """Even where 256 files may be open: then not all of them are trained together."""
+def test_two_hundred_members_where_256_files_may_be_open(tmp_path):
+    """Then not all of them are trained together, and that is said."""
     (tmp_path / "sweep.py").write_text("get_sweep = lambda: [{'seed': i} for i in range(200)]")
-    begun = time.monotonic()
     finished = run_script(
         "sweep.py",
         *SMALL,
@@ -230,13 +229,12 @@ def test_two_hundred_members(limits, tmp_path):
         "--config.evaluation.num_samples=5",
         f"--sweep={tmp_path / 'sweep.py'}",
         f"--workdir={tmp_path / 'sweep'}",
-        limits=limits,
-        timeout=300,
+        limits={resource.RLIMIT_NOFILE: 256},
+        timeout=600,
     )
-    print(f"{time.monotonic() - begun:.0f} s")
     assert finished.code == 0, finished.err
     assert "200 members in 1 programs" in finished.out
-    assert ("at a time" in finished.out) == bool(limits)
+    assert "200 members need 728 open files, 256 may be open" in finished.out
     members = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["members"]
     assert len(members) == 200
     assert all(member["error"] is None for member in members)

@@ -97,7 +97,7 @@ def test_a_sweep_killed_twenty_times_ends_in_the_same_table(tmp_path):
     next one has it to do.
     """
     (tmp_path / "sweep.py").write_text(SWEEP)
-    flags = (*SMALL, "--config.training.num_epochs=12", f"--sweep={tmp_path / 'sweep.py'}")
+    flags = (*SMALL, "--config.training.num_epochs=3", f"--sweep={tmp_path / 'sweep.py'}")
     workdir, whole, moment = tmp_path / "sweep", tmp_path / "whole", random.Random(1)
     assert run_script("sweep.py", *flags, f"--workdir={whole}").code == 0
     command, kills, between = ("sweep.py", *flags, f"--workdir={workdir}"), 0, 0
