@@ -230,7 +230,7 @@ def test_two_hundred_members_where_256_files_may_be_open(tmp_path):
         f"--sweep={tmp_path / 'sweep.py'}",
         f"--workdir={tmp_path / 'sweep'}",
         limits={resource.RLIMIT_NOFILE: 256},
-        timeout=600,
+        timeout=900,
     )
     assert finished.code == 0, finished.err
     assert "200 members in 1 programs" in finished.out
