@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pathlib
+import resource
 import runpy
 import sys
 import tempfile
@@ -23,7 +24,15 @@ class Finished(NamedTuple):
     err: str
 
 
-def _child(script: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def _child(
+    script: str,
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    limits: dict[int, int],
+) -> None:
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, value))
     os.environ.clear()
     os.environ.update(environment)
     for name, descriptor in (("out", 1), ("err", 2)):
@@ -33,14 +42,26 @@ def _child(script: str, arguments: list[str], folder: str, environment: dict[str
     runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
 
 
-def run_script(script: str, *arguments: str, timeout: float = 120.0, **environment) -> Finished:
+def start_script(script: str, *arguments: str, folder: str, limits=None, **environment):
+    """The process of `python scripts/SCRIPT ARGUMENTS`; it prints into `folder`/out and err.
+
+    `limits` are those of `resource.setrlimit`.
+    """
+    environment = {**os.environ, **environment}
+    child = _CONTEXT.Process(
+        target=_child,
+        args=(script, [str(a) for a in arguments], str(folder), environment, limits or {}),
+    )
+    child.start()
+    return child
+
+
+def run_script(
+    script: str, *arguments: str, timeout: float = 120.0, limits=None, **environment
+) -> Finished:
     """`python scripts/SCRIPT ARGUMENTS`, without the seconds that imports take."""
     with tempfile.TemporaryDirectory() as folder:
-        child = _CONTEXT.Process(
-            target=_child,
-            args=(script, [str(a) for a in arguments], folder, {**os.environ, **environment}),
-        )
-        child.start()
+        child = start_script(script, *arguments, folder=folder, limits=limits, **environment)
         child.join(timeout)
         if child.is_alive():
             child.kill()

@@ -304,3 +304,21 @@ def test_what_does_not_fit_the_data_or_the_model_is_refused_before_training(over
     with pytest.raises(UserError) as caught:
         programs.set_up(small_config(**overrides))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["seed", "dataset.binarization", "model.latent_dims"])
+def test_values_that_python_cannot_write_are_refused_on_a_short_line(path):
+    for value in (10**5000, (10**5000,), [[10**5000]], np.full((2, 2), 0.5), "x" * 9999):
+        with pytest.raises(UserError) as error:
+            config_lib.override(config_lib.Config(), path, value)
+        assert len(str(error.value).splitlines()) == 1
+        assert len(str(error.value)) < 500
+
+
+def test_text_is_read_without_the_warnings_of_python(recwarn):
+    for text in ("1if", "(\\d)", "renyi(0if"):
+        with pytest.raises(UserError):
+            config_lib.override_text(config_lib.Config(), {"model.latent_dims": text})
+        with pytest.raises(UserError):
+            config_lib.override_text(config_lib.Config(), {"objective.bound": text})
+    assert not recwarn.list

@@ -2,22 +2,37 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
     """A mistake the reader can mend: scripts print it on one line and exit with 2."""
 
 
+def shown(value: Any) -> str:
+    """What came instead, as a message holds it: its `repr` on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split("\n"))
+    except Exception:  # Python writes no number of more than 4,300 digits
+        return "a huge number"
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a huge number"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def nearest(name: str, legal: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest legal name, or nothing."""
-    close = difflib.get_close_matches(str(name), list(legal), n=1, cutoff=0.5)
+    name = name if isinstance(name, str) else shown(name)
+    close = difflib.get_close_matches(name[:200], list(legal), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def unknown(where: str, got: str, legal: Iterable[str]) -> UserError:
+def unknown(where: str, got: Any, legal: Iterable[str]) -> UserError:
     """An error for a name outside a closed list: where, what came, the nearest, the list."""
     legal = list(legal)
-    return UserError(f"{where}: unknown {got!r}{nearest(got, legal)} (legal: {', '.join(legal)})")
+    return UserError(
+        f"{where}: unknown {shown(got)}{nearest(got, legal)} (legal: {', '.join(legal)})"
+    )
 
 
 class Stopped(Exception):

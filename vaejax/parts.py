@@ -8,13 +8,14 @@ import ast
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from vaejax.errors import UserError, unknown
+from vaejax.errors import UserError, shown, unknown
 
 _LARGEST = float(np.finfo(np.float32).max)
 Registry = Mapping[str, Callable]
@@ -89,11 +90,12 @@ def parse(text: str | Part, registry: Registry, *, path: str) -> Part:
     for option, value in given.items():
         if option not in legal:
             if not legal:
-                raise UserError(f"{path}: {name!r} has no options, got {option!r}")
+                raise UserError(f"{path}: {name!r} has no options, got {shown(option)}")
             raise unknown(f"{path}: option of {name!r}", option, legal)
         if not _same_kind(value, legal[option]):
             raise UserError(
-                f"{path}: {name}({option}=...): needs a value like {legal[option]!r}, got {value!r}"
+                f"{path}: {name}({option}=...): needs a value like {legal[option]!r}, got "
+                f"{shown(value)}"
             )
     options = tuple((key, _like(given.get(key, d), d)) for key, d in legal.items())
     return Part(name, options, tuple(key for key, default in legal.items() if _is_data(default)))
@@ -105,10 +107,16 @@ def _is_data(default: Any) -> bool:
     return isinstance(default, float)
 
 
+def expression(text: str) -> ast.expr:
+    """What Python reads in `text`, without its warnings ("1if"). Raises SyntaxError and others."""
+    with warnings.catch_warnings(action="ignore"):
+        return ast.parse(text, mode="eval").body
+
+
 def _keywords(text: str, path: str) -> dict[str, Any]:
-    malformed = UserError(f"{path}: needs name or name(option=value, ...), got {text!r}")
+    malformed = UserError(f"{path}: needs name or name(option=value, ...), got {shown(text)}")
     try:
-        call = ast.parse(text, mode="eval").body
+        call = expression(text)
         if not isinstance(call, ast.Call) or call.args or None in {k.arg for k in call.keywords}:
             raise malformed
         return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}

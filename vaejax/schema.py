@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from vaejax import parts
-from vaejax.errors import UserError, unknown
+from vaejax.errors import UserError, shown, unknown
 from vaejax.parts import Part, Registry
 
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -128,15 +128,15 @@ def from_text(node: Any, path: str, text: str) -> Any:
     if lowered in ("true", "false"):
         return lowered == "true"
     try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return ast.literal_eval(parts.expression(text.strip()))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
 def checked(node: Any, *, root: str = "config") -> Any:
     """`node` with every leaf in its type; raises UserError at the first that is off."""
     if not dataclasses.is_dataclass(node) or isinstance(node, type):
-        raise UserError(f"{root}: needs a config, got {node!r}")
+        raise UserError(f"{root}: needs a config, got {shown(node)}")
     changes = {}
     for item in dataclasses.fields(node):
         value, path = getattr(node, item.name), f"{root}.{item.name}"
@@ -144,7 +144,7 @@ def checked(node: Any, *, root: str = "config") -> Any:
         if nested is not dataclasses.MISSING:
             if not isinstance(value, nested):
                 raise UserError(
-                    f"{path}: needs a {nested.__module__}.{nested.__name__}, got {value!r}"
+                    f"{path}: needs a {nested.__module__}.{nested.__name__}, got {shown(value)}"
                 )
             changes[item.name] = checked(value, root=path)
         else:
@@ -198,18 +198,13 @@ def _checked(path: str, item: dataclasses.Field, value: Any) -> Any:
     return coerced
 
 
-def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
 def _coerce(path: str, annotation: Any, value: Any, registry: Registry | None) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    wrong = UserError(f"{path}: needs {describe(annotation)}, got {_short(value)}")
+    wrong = UserError(f"{path}: needs {describe(annotation)}, got {shown(value)}")
     if isinstance(value, np.generic):
         value = value.item()
     if origin is Literal:
-        if not any(value == legal and type(value) is type(legal) for legal in arguments):
+        if not any(type(value) is type(legal) and value == legal for legal in arguments):
             raise unknown(path, value, list(map(str, arguments)))
         return value
     if annotation is Part:
@@ -236,7 +231,7 @@ def _coerce(path: str, annotation: Any, value: Any, registry: Registry | None) -
         return int(value)
     if annotation is float:
         if isinstance(value, int) and abs(value) > _LARGEST:
-            raise UserError(f"{path}: must be finite, got {_short(value)}")
+            raise UserError(f"{path}: must be finite, got {shown(value)}")
         return float(value)
     raise wrong
 
@@ -249,7 +244,7 @@ def _check_number(path: str, metadata: Any, number: float) -> None:
         legal = [f">= {low}"] if low is not None else []
         legal += [f"<= {high}"] if high is not None else []
         legal += [f"< {below}"] if below is not None else []
-        raise UserError(f"{path}: must be {' and '.join(['finite', *legal])}, got {_short(number)}")
+        raise UserError(f"{path}: must be {' and '.join(['finite', *legal])}, got {shown(number)}")
     if isinstance(number, float) and number and not _SMALLEST <= abs(number) <= _LARGEST:
         kind = "0" if abs(number) < 1.0 else "infinite"
         raise UserError(f"{path}: {number!r} is {kind} in float32; choose another value")

@@ -81,7 +81,10 @@ def _members(sweep: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _is_folder_name(name: Any) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and not {*name} & {"/", "\0"}
+    if not isinstance(name, str) or name in ("", ".", "..") or {*name} & {"/", "\0"}:
+        return False
+    content = name.encode(errors="replace")  # half a surrogate pair becomes a question mark
+    return len(content) <= 255 and content.decode() == name
 
 
 def _config_of_failed(member: pathlib.Path) -> list[dict[str, Any]]:

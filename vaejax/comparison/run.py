@@ -212,5 +212,5 @@ def _write(out: pathlib.Path, result: Report, drawn: Mapping[str, Figure]) -> No
     }
     contents = {f"{FIGURES}/{picture.name}.png": picture.image for picture in pictures}
     contents |= {name: text.encode() for name, text in texts.items()}
-    for name, content in contents.items():
-        workdir_lib.write_atomically(out / name, lambda file, content=content: file.write(content))
+    writers = {name: lambda file, data=data: file.write(data) for name, data in contents.items()}
+    workdir_lib.publish(out, writers)

@@ -22,6 +22,7 @@ from vaejax.errors import Stopped, UserError
 from vaejax.storage import workdir as workdir_lib
 
 _OVERRIDE = "config_override"
+_LONGEST_NAME = 100
 _NEGATIVE = re.compile(r"-[\d.]")
 
 
@@ -100,13 +101,15 @@ def _rewritten(arguments: list[str]) -> list[str]:
     return found
 
 
-def _parse(arguments: list[str]) -> list[str]:
+def _parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     rewritten = _rewritten(arguments)
     names = [a.lstrip("-").partition("=")[0] for a in rewritten[1:] if a.startswith("--")]
     for name, count in Counter(names).items():
         if count > 1 and name != _OVERRIDE:
             raise flags.Error(f"--{name}: is given {count} times; give it once")
-    return flags.FLAGS(rewritten)
+        if len(name) > _LONGEST_NAME:  # absl looks for the nearest name, and never ends
+            raise flags.Error(f"unknown flag --{name[:_LONGEST_NAME]}...")
+    return values(rewritten)
 
 
 def _say(text: str) -> None:

@@ -62,11 +62,8 @@ def explain(
             console.print(f"{name}: {EXPERIMENTS[name].QUESTION}", soft_wrap=True)
             entry, images = run(name, getattr(config, name), seed=seed)
             console.print(f"  {entry['headline']} ({entry['seconds']:.0f} s)", soft_wrap=True)
-            for file, image in images.items():
-                _write(workdir / file, image)
             entries = _in_order(entries | {name: entry})
-            files.write_json(workdir / RESULT, entries)
-            _write_page(workdir, entries)
+            publish(workdir, entries, images)
     return entries
 
 
@@ -179,20 +176,22 @@ def _in_order(entries: dict[str, Any]) -> dict[str, Any]:
     return known | entries
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
-    files.write_atomically(path, lambda handle: handle.write(content))
+def publish(workdir: pathlib.Path, entries: dict[str, Any], drawn: dict[str, bytes]) -> None:
+    """Writes explain.json, the figures `drawn` by file name, and the page, all together.
 
-
-def _write_page(workdir: pathlib.Path, entries: dict[str, Any]) -> None:
-    """The page of all entries whose figures are there."""
+    The page holds the entries whose figures are there. Raises UserError on a full disk.
+    """
     shown, images = {}, {}
     for name in (name for name in EXPERIMENTS if name in entries):
-        paths = [workdir / figure["file"] for figure in entries[name]["figures"]]
-        if all(path.is_file() for path in paths):
+        files_ = [figure["file"] for figure in entries[name]["figures"]]
+        if all(file in drawn or (workdir / file).is_file() for file in files_):
             shown[name] = entries[name]
-            images |= {
-                figure["file"]: path.read_bytes()
-                for figure, path in zip(entries[name]["figures"], paths, strict=True)
-            }
+            images |= {file: drawn.get(file) or (workdir / file).read_bytes() for file in files_}
     absent = [name for name in EXPERIMENTS if name not in shown]
-    _write(workdir / PAGE, explain_page.page(shown, images, absent).encode())
+    contents = {
+        **drawn,
+        RESULT: files.json_text(entries).encode(),
+        PAGE: explain_page.page(shown, images, absent).encode(),
+    }
+    writers = {name: lambda file, data=data: file.write(data) for name, data in contents.items()}
+    files.publish(workdir, writers)

@@ -23,6 +23,8 @@ Writer = Callable[[BinaryIO], Any]
 def cannot_write(path: pathlib.Path, error: OSError) -> UserError:
     """The sentence for a failed write: what stopped it and what to do."""
     advice = "free some space" if error.errno in _NO_ROOM else "choose a folder you can write to"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        advice = "raise the limit on open files (ulimit -n)"
     return UserError(f"cannot write {path}: {error.strerror or error}; {advice}, then run again")
 
 
@@ -105,7 +107,7 @@ def write_atomically(
 
 
 def publish(folder: pathlib.Path, writers: Mapping[str, Writer]) -> None:
-    """Writes several files of `folder`, which exists, and renames all of them at the end.
+    """Writes several files below `folder`, which exists, and renames all of them at the end.
 
     No name changes before the last file is written to the disk. A kill between two renames
     leaves files that do not belong together: tie them, as `write_tied` does.
@@ -120,6 +122,7 @@ def publish(folder: pathlib.Path, writers: Mapping[str, Writer]) -> None:
         require_folder(folder)
         for name, write in writers.items():
             path = folder / name
+            make_folders(path.parent, root=folder)
             temporaries[path] = _write_temporary(path, write)
         for path, temporary in temporaries.items():
             temporary.replace(path)

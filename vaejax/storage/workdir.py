@@ -158,15 +158,18 @@ def lock(workdir: pathlib.Path) -> Iterator[str | None]:
       UserError: another trainer holds it, or the folder cannot be written.
     """
     held = filelock.FileLock(workdir / ".lock", timeout=0, thread_local=False)
-    warning = None
+    warning, told = None, []
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(record=True, action="always") as told:
             held.acquire()
         warning = _no_locks(workdir) if told else None  # filelock fell back to a marker file
     except filelock.Timeout as error:
+        # Without file locks a file stands for the trainer, and may outlive it.
+        stale = f"; if none is, remove {workdir / '.lock'}" if told else ""
         raise UserError(
             f"--workdir: another trainer is running in {workdir}; wait or use another workdir"
+            f"{stale}"
         ) from error
     except NotImplementedError:
         warning = _no_locks(workdir)

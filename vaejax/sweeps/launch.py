@@ -14,7 +14,7 @@ from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import Stopped, UserError
 from vaejax.runs import evaluate
-from vaejax.storage import json_files, logging
+from vaejax.storage import files, json_files, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.sweeps import members as sweeps
 from vaejax.sweeps import ray_launcher, results
@@ -87,10 +87,15 @@ def sweep(
             console.print("stopped; run the same command again to resume")
             raise Stopped(signal_came())
         found = [_result(member, workdir, failures.get(member.name)) for member in members]
-        text = results.csv_text(found).encode()
-        workdir_lib.write_json(workdir / SWEEP, results.summary(found), root=workdir)
-        workdir_lib.write_atomically(workdir / TABLE, lambda file: file.write(text), root=workdir)
+        _write_tables(workdir, found)
     return found
+
+
+def _write_tables(workdir: pathlib.Path, found: Sequence[Result]) -> None:
+    table = results.csv_text(found).encode()
+    summary = files.json_text(results.summary(found)).encode()
+    writers = {SWEEP: lambda file: file.write(summary), TABLE: lambda file: file.write(table)}
+    files.publish(workdir, writers)
 
 
 def failure_line(found: Sequence[Result]) -> str | None:

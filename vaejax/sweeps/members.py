@@ -134,12 +134,16 @@ def load(path_text: str) -> list[Overrides]:
     Raises:
       UserError: no such file, a file that does not run, or not a list of dicts.
     """
-    items = python_files.call(path_text, "get_sweep", flag="--sweep")
+    return checked(python_files.call(path_text, "get_sweep", flag="--sweep"), path_text)
+
+
+def checked(items: Any, source: str) -> list[Overrides]:
+    """`items`, which came from the file `source`. Raises UserError where it is no list of dicts."""
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise UserError(f"--sweep: {path_text}: get_sweep must return a list of dicts of overrides")
+        raise UserError(f"--sweep: {source}: get_sweep must return a list of dicts of overrides")
     strange = [key for item in items for key in item if not isinstance(key, str)]
     if strange:
-        raise UserError(f"--sweep: {path_text}: keys are dotted paths (text), got {strange[0]!r}")
+        raise UserError(f"--sweep: {source}: keys are dotted paths (text), got {strange[0]!r}")
     return items
 
 

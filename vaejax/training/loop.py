@@ -29,12 +29,15 @@ from vaejax.training.step import TrainState
 def train_together(members: Sequence[Run], around: Surroundings) -> list[Outcome]:
     """Trains, or resumes, runs of one static config as one program.
 
-    Where they do not fit the memory together, some at a time.
+    Where they do not fit the memory, or the limit on open files, together: some at a time.
 
     Raises:
       UserError: bad data, a full disk, a single run that does not fit the memory.
     """
     begun = time.monotonic()
+    most = standing.runs_with_open_files(len(members), around.console)
+    if most < len(members):
+        return _in_parts(members, around, most)
     setup = programs.set_up(members[0].config)
     with contextlib.ExitStack() as stack:
         refused = standing.claim(members, stack, around.console)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import resource
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from vaejax.training import step as training
 from vaejax.training.programs import Group
 from vaejax.training.step import TrainState
 
+_FILES_OF_RUN, _FILES_OF_PROCESS = 3, 128  # lock, metrics and TensorBoard; JAX, Orbax, logs
 Report = Callable[[str, int, str], None]
 """`(run, examples done, text)`: what the loop says of its progress."""
 
@@ -128,6 +130,31 @@ def finished(group: Group, step: int, stale: int) -> bool:
     """Whether a run of the group is at its end."""
     setup = group.setup
     return training.is_finished(setup.config, setup.plan, step=int(step), stale=int(stale))
+
+
+def runs_with_open_files(count: int, console: Console) -> int:
+    """How many of `count` runs may keep their files open; says so where it is not all of them.
+
+    The limit is raised as far as the system lets a process raise its own.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count * _FILES_OF_RUN + _FILES_OF_PROCESS
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return count
+    if hard == resource.RLIM_INFINITY or hard > soft:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    size = max(1, (soft - _FILES_OF_PROCESS) // _FILES_OF_RUN)
+    if size >= count:
+        return count
+    console.print(
+        f"{count} members need {wanted} open files, {soft} may be open (ulimit -n): training "
+        f"{size} at a time",
+        soft_wrap=True,
+    )
+    return size
 
 
 def runs_that_fit(group: Group, program: Any, around: Surroundings) -> int:
