@@ -13,6 +13,8 @@ def call(reference: str, function: str, *, flag: str) -> Any:
     Raises:
       UserError: naming `flag`: no such file, or a file that does not run.
     """
+    if not reference.strip():
+        raise UserError(f"{flag}: needs a file, got {reference!r} (a shell variable not set?)")
     path, argument = _file_and_argument(reference)
     if not path.is_file():
         legal = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []

@@ -198,14 +198,15 @@ def _checked(path: str, item: dataclasses.Field, value: Any) -> Any:
     return coerced
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as an error quotes it, at most 200 characters of it."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _coerce(path: str, annotation: Any, value: Any, registry: Registry | None) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    wrong = UserError(f"{path}: needs {describe(annotation)}, got {_short(value)}")
+    wrong = UserError(f"{path}: needs {describe(annotation)}, got {shown(value)}")
     if isinstance(value, np.generic):
         value = value.item()
     if origin is Literal:
@@ -236,7 +237,7 @@ def _coerce(path: str, annotation: Any, value: Any, registry: Registry | None) -
         return int(value)
     if annotation is float:
         if isinstance(value, int) and abs(value) > _LARGEST:
-            raise UserError(f"{path}: must be finite, got {_short(value)}")
+            raise UserError(f"{path}: must be finite, got {shown(value)}")
         return float(value)
     raise wrong
 
@@ -249,7 +250,7 @@ def _check_number(path: str, metadata: Any, number: float) -> None:
         legal = [f">= {low}"] if low is not None else []
         legal += [f"<= {high}"] if high is not None else []
         legal += [f"< {below}"] if below is not None else []
-        raise UserError(f"{path}: must be {' and '.join(['finite', *legal])}, got {_short(number)}")
+        raise UserError(f"{path}: must be {' and '.join(['finite', *legal])}, got {shown(number)}")
     if isinstance(number, float) and number and not _SMALLEST <= abs(number) <= _LARGEST:
         kind = "0" if abs(number) < 1.0 else "infinite"
         raise UserError(f"{path}: {number!r} is {kind} in float32; choose another value")

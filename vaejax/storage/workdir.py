@@ -112,7 +112,7 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
     """
     path = workdir / CONFIG
     if not os.path.lexists(path):
-        raise UserError(f"--workdir: {workdir} holds no run (no {CONFIG}); train one there first")
+        raise UserError(f"{workdir} holds no run (no {CONFIG}); train one there first")
     values = json_files.read_json(path, json_files.CONFIG)
     try:
         return config_lib.from_dict(values)
@@ -136,7 +136,7 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> bool:
         found = config_lib.differences(config, there)
         if found:
             raise UserError(
-                f"--workdir: {workdir} holds a run with another config (given != there): "
+                f"{workdir} holds a run with another config (given != there): "
                 f"{'; '.join(found)}; choose another workdir or the same values"
             )
         if config != there:
@@ -166,7 +166,7 @@ def lock(workdir: pathlib.Path) -> Iterator[str | None]:
         warning = _no_locks(workdir) if told else None  # filelock fell back to a marker file
     except filelock.Timeout as error:
         raise UserError(
-            f"--workdir: another trainer is running in {workdir}; wait or use another workdir"
+            f"another trainer is running in {workdir}; wait or choose another folder"
         ) from error
     except NotImplementedError:
         warning = _no_locks(workdir)

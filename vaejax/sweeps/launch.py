@@ -14,7 +14,7 @@ from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import Stopped, UserError
 from vaejax.runs import evaluate
-from vaejax.storage import json_files, logging
+from vaejax.storage import files, json_files, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.sweeps import members as sweeps
 from vaejax.sweeps import ray_launcher, results
@@ -65,6 +65,7 @@ def sweep(
     if launcher == "ray":
         ray_launcher.connect(address)
     with workdir_lib.lock(workdir), train.stop_signal() as signal_came:
+        files.require_writable(workdir, (SWEEP, TABLE, GROUPS))
         groups = _groups(members, workdir)
         missing = [group for group in groups if not all(is_done(m, workdir) for m in group)]
         console.print(

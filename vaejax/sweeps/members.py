@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vaejax import config as config_lib
-from vaejax import python_files
+from vaejax import python_files, schema
 from vaejax.config import Config
 from vaejax.errors import UserError
 
@@ -23,6 +23,7 @@ Overrides = dict[str, Any]
 NAME = "name"
 _LEGAL_NAME = re.compile(r"[A-Za-z0-9][\w.=,+-]{0,150}")
 _SHARED = ("dataset", "evaluation")
+_MOST_SEEDS = 100_000
 _RESERVED = ("sweep.json", "sweep.csv", "groups.json", "failed.json")
 
 
@@ -94,8 +95,8 @@ def with_seeds(items: Sequence[Overrides], count: int) -> list[Overrides]:
     Raises:
       UserError: count is below 1, or an item sets the seed itself.
     """
-    if count < 1:
-        raise UserError(f"--seeds: must be at least 1, got {count}")
+    if not 1 <= count <= _MOST_SEEDS:
+        raise UserError(f"--seeds: must be in 1..{_MOST_SEEDS:,}, got {schema.shown(count)}")
     return product(items, values("seed", range(count)))
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from vaejax.config import Config
 from vaejax.errors import UserError
+from vaejax.storage import files
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory as memory_lib
 from vaejax.training import programs, records, runs
@@ -90,6 +91,7 @@ def claim(members: Sequence[Run], stack: contextlib.ExitStack, console: Console)
             if warning:
                 console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
             workdir_lib.claim(run.workdir, run.config)
+            files.require_writable(run.workdir, (workdir_lib.METRICS, "figures/samples.png"))
         except UserError as error:
             refused[run.name] = str(error)
     return refused
