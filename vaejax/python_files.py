@@ -25,9 +25,9 @@ def call(reference: str, function: str, *, flag: str) -> Any:
         spec.loader.exec_module(module)
         wanted = getattr(module, function)
         return wanted(argument) if argument else wanted()
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # the user's code: any exception may come
+    except BaseException as error:  # the user's code: anything may come, sys.exit too
         raise UserError(f"{flag}: {reference}: {type(error).__name__}: {error}") from error
 
 

@@ -200,7 +200,12 @@ def _checked(path: str, item: dataclasses.Field, value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value as an error quotes it, at most 200 characters of it."""
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a huge number"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__} with a huge number"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

@@ -126,9 +126,9 @@ def run(folder: pathlib.Path, name: str) -> Run:
         raise UserError(
             f"{folder}: has no evaluation; run python scripts/evaluate.py --workdir={folder} first"
         )
+    config = _config(folder / workdir_lib.CONFIG)
     result = checked_json(path, _is_evaluation, "an evaluation by scripts/evaluate.py")
     values, variances = _arrays(arrays_path, result)
-    config = _config(folder / workdir_lib.CONFIG)
     found = Run(name, config, result, values, variances, _metrics(folder / workdir_lib.METRICS))
     if not any(bound.startswith("iwae_") for bound in statistics.bound_names([found])):
         raise UserError(
@@ -150,9 +150,11 @@ def checked_json(path: pathlib.Path, legal: Callable[[Any], bool], what: str) ->
 
 
 def _config(path: pathlib.Path) -> dict[str, Any]:
-    return checked_json(
+    values = checked_json(
         path, lambda v: isinstance(v, dict) and type(v.get("seed")) is int, "the config of a run"
     )
+    workdir_lib.check_version(path, values)
+    return values
 
 
 def _is_evaluation(value: Any) -> bool:

@@ -119,6 +119,9 @@ def _guarded(main: Callable[[Console, list[str]], None]) -> Callable[[list[str]]
     def run(arguments: list[str]) -> int:
         # orbax logs routine work, and a traceback for every failed write we report ourselves.
         logging.set_verbosity(logging.FATAL)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what the encoding lacks is spelt out
+                stream.reconfigure(errors="backslashreplace")
         try:
             _check_backend()
             main(Console(), arguments[1:])

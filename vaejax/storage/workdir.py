@@ -7,6 +7,7 @@ import pathlib
 import unicodedata
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import filelock
 
@@ -114,10 +115,25 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
     if not os.path.lexists(path):
         raise UserError(f"{workdir} holds no run (no {CONFIG}); train one there first")
     values = json_files.read_json(path, json_files.CONFIG)
+    check_version(path, values)
     try:
         return config_lib.from_dict(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def check_version(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Refuses the config of a run that the first edition of this package trained.
+
+    Raises:
+      UserError: saying so, and what to do with it.
+    """
+    model = values.get("model")
+    if "evidence" in values or (isinstance(model, dict) and "name" in model):
+        raise UserError(
+            f"{path}: is of an earlier version of vaejax, whose runs this one cannot read; train "
+            f"the run again in another folder, or use the version that trained it"
+        )
 
 
 def claim(workdir: pathlib.Path, config: config_lib.Config) -> bool:

@@ -126,7 +126,8 @@ def _text(value: Any) -> str:
     """A value as part of a folder's name: renyi(alpha=0.5) is renyi-alpha=0.5."""
     if isinstance(value, (tuple, list)):
         return "-".join(map(_text, value))
-    return re.sub(r"[^\w.=,+-]", "", re.sub(r"[(:/]", "-", str(value)))
+    text = schema.shown(value) if isinstance(value, int) else str(value)
+    return re.sub(r"[^\w.=,+-]", "", re.sub(r"[(:/]", "-", text))
 
 
 def load(path_text: str) -> list[Overrides]:
@@ -140,7 +141,11 @@ def load(path_text: str) -> list[Overrides]:
         raise UserError(f"--sweep: {path_text}: get_sweep must return a list of dicts of overrides")
     strange = [key for item in items for key in item if not isinstance(key, str)]
     if strange:
-        raise UserError(f"--sweep: {path_text}: keys are dotted paths (text), got {strange[0]!r}")
+        got = schema.shown(strange[0])
+        raise UserError(f"--sweep: {path_text}: keys are dotted paths (text), got {got}")
+    for name in (item[NAME] for item in items if NAME in item):
+        if not isinstance(name, str):
+            raise UserError(f"--sweep: {path_text}: a name is text, got {schema.shown(name)}")
     return items
 
 
@@ -162,7 +167,7 @@ def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
                 found.append(Member(name, overrides, config_lib.override_all(config, overrides)))
             except UserError as error:
                 wrong = [str(error)]
-        problems += [f"member {name!r}: {text}" for text in wrong]
+        problems += [f"member {schema.shown(name)}: {text}" for text in wrong]
     problems += _clashes([label(item) for item in items], found)
     if not config.dataset.num_validation and config.dataset.validation_split is None:
         problems.append(

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from vaejax.config import Config
+from vaejax.errors import UserError
 from vaejax.evaluation import validation
 from vaejax.storage import checkpoints, logging
 from vaejax.storage.checkpoints import Saver
@@ -42,7 +43,11 @@ def train_together(members: Sequence[Run], around: Surroundings) -> list[Outcome
         outcomes = {name: Outcome(None, error) for name, error in refused.items()}
         if kept:
             group = programs.make_group([run.config for run in kept], setup)
-            found = _train_group(group, kept, around, stack, begun)
+            try:
+                found = _train_group(group, kept, around, stack, begun)
+            except UserError:
+                standing.forget_unstarted(kept)
+                raise
             if isinstance(found, int):
                 stack.close()
                 return _in_parts(members, around, found)
