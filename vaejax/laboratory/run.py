@@ -157,6 +157,9 @@ def measure_config(
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
     model = latent_variable.build(config.model, data.spec)
     check(settings, model)
+    like = jax.eval_shape(model.init, training.make_keys(config).init)
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))
     params = runs.start_params(config, data.spec, console=console)
     if params is None:
         params = jax.jit(model.init)(training.make_keys(config).init)
