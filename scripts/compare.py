@@ -20,8 +20,8 @@ FORCE = flags.DEFINE_bool("force", False, "print runs of different protocols, wi
 
 def main(console, paths):
     """Compares, prints the table, names the files."""
-    out = workdir_lib.check_path(OUT.value, flag="--out")
-    paths = [workdir_lib.check_path(path, flag="RUN") for path in paths]
+    out = workdir_lib.check_path(OUT.value, flag="--out", checkpoints=False)
+    paths = [workdir_lib.check_path(path, flag="RUN", checkpoints=False) for path in paths]
     report = compare_run.compare(
         paths, baseline=BASELINE.value, out=out, force=FORCE.value, console=console
     )

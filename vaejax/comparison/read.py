@@ -165,7 +165,7 @@ def _is_evaluation(value: Any) -> bool:
         return False
     texts = all(isinstance(protocol.get(key), str) for key in ("dataset", "split"))
     counts = (protocol.get(key) for key in ("num_examples", "num_samples"))
-    texts = texts and isinstance(protocol.get("biased_gradient") or "", str)
+    texts = texts and isinstance(protocol.get("biased_gradient"), str | None)
     return texts and all(type(count) is int and 0 < count < 2**63 for count in counts)
 
 

@@ -102,7 +102,8 @@ def _rewritten(arguments: list[str]) -> list[str]:
 
 def _parse(arguments: list[str]) -> list[str]:
     rewritten = _rewritten(arguments)
-    names = [a.lstrip("-").partition("=")[0] for a in rewritten[1:] if a.startswith("--")]
+    given = [a for a in rewritten[1:] if a.startswith("-") and not _NEGATIVE.match(a)]
+    names = [argument.lstrip("-").partition("=")[0] for argument in given]
     for name, count in Counter(names).items():
         if count > 1 and name != _OVERRIDE:
             raise flags.Error(f"--{name}: is given {count} times; give it once")

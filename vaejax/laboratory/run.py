@@ -92,10 +92,8 @@ def check(settings: Settings, model: Model) -> None:
     low = gradient_lab.NUM_BLOCKS * 2
     _check_number("--num_draws", settings.num_draws, low)
     if settings.num_draws % gradient_lab.NUM_BLOCKS:
-        raise UserError(
-            f"--num_draws: must be a multiple of {gradient_lab.NUM_BLOCKS}, got "
-            f"{settings.num_draws}"
-        )
+        several = f"a multiple of {gradient_lab.NUM_BLOCKS}"
+        raise UserError(f"--num_draws: must be {several}, got {settings.num_draws}")
     if not settings.num_samples:
         raise UserError("--num_samples: needs at least one K, got none")
     _check_number("--seed", settings.seed, 0)
@@ -177,10 +175,8 @@ def _measure(
     console: Console,
 ) -> dict[str, Any]:
     if not 1 <= settings.num_examples <= len(held_out.x):
-        raise UserError(
-            f"--num_examples: must be in 1..{len(held_out.x)}, got "
-            f"{schema.shown(settings.num_examples)}"
-        )
+        got = schema.shown(settings.num_examples)
+        raise UserError(f"--num_examples: must be in 1..{len(held_out.x)}, got {got}")
     files.require_writable(out, (RESULT, "figures/gradients.png"))
     x = jnp.asarray(held_out.x[: settings.num_examples], jnp.float32)
     rows: list[dict[str, Any]] = []
@@ -236,10 +232,8 @@ def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: S
 def _check_memory(compiled: Any, num_samples: int) -> None:
     needed, limit = memory.program_bytes(compiled), memory.device_bytes(jax.devices()[0])
     if needed > limit:
-        raise UserError(
-            f"--num_samples: K = {num_samples:,} needs {needed / 2**30:.3g} GiB, "
-            f"{limit / 2**30:.3g} GiB may be used; lower it, or --num_examples"
-        )
+        sizes = f"needs {needed / 2**30:.3g} GiB, {limit / 2**30:.3g} GiB may be used"
+        raise UserError(f"--num_samples: K = {num_samples:,} {sizes}; lower it or --num_examples")
 
 
 def _seconds(params, x, model, pair: Pair, num_samples: int) -> float:

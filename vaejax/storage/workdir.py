@@ -30,8 +30,12 @@ _NAME_BYTES = 255  # of one file name, on every common file system
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
-def check_path(text: str | os.PathLike, *, flag: str = "--workdir") -> pathlib.Path:
+def check_path(
+    text: str | os.PathLike, *, flag: str = "--workdir", checkpoints: bool = True
+) -> pathlib.Path:
     """The folder that `text` names, `~` expanded; it need not exist, and is not made.
+
+    Without `checkpoints`, which Orbax reads, its name may hold what is a pattern to Orbax.
 
     Raises:
       UserError: empty text, a home that cannot be found, control characters, names above
@@ -57,7 +61,7 @@ def check_path(text: str | os.PathLike, *, flag: str = "--workdir") -> pathlib.P
     except OSError as error:
         raise UserError(f"{flag}: {path} cannot be used: {error.strerror or error}") from error
     found = [character for character in _GLOB if character in str(absolute)]
-    if found:
+    if checkpoints and found:
         raise UserError(
             f"{flag}: {absolute} contains {' '.join(found)}, which checkpoints cannot be read "
             f"back from; choose a path without any of {' '.join(_GLOB)}"
