@@ -74,7 +74,9 @@ def _train_group(
     if not tally.active.any():
         for run, state in zip(members, states, strict=True):
             around.console.print(
-                f"{run.workdir}: already finished at step {int(state.step):,}", markup=False
+                f"{run.workdir}: already finished at step {int(state.step):,}",
+                soft_wrap=True,
+                markup=False,
             )
         return [Outcome(state) for state in states]
     images = programs.place(group, group.setup.data.images, shared=True)
