@@ -6,13 +6,12 @@ A RUN is the folder of an evaluated run, or of a sweep (all its members). Runs t
 their seed alone are averaged.
 """
 
-import pathlib
-
 from absl import flags
 
 from vaejax.comparison import run as compare_run
 from vaejax.evaluation import terminal
 from vaejax.experiment import cli
+from vaejax.storage import workdir as workdir_lib
 
 BASELINE = flags.DEFINE_string("baseline", None, "the RUN that others are compared with: first")
 OUT = flags.DEFINE_string("out", "report", "folder for tables, figures and index.html")
@@ -21,7 +20,8 @@ FORCE = flags.DEFINE_bool("force", False, "print runs of different protocols, wi
 
 def main(console, paths):
     """Compares, prints the table, names the files."""
-    out = pathlib.Path(OUT.value)
+    out = workdir_lib.check_path(OUT.value, flag="--out", checkpoints=False)
+    paths = [workdir_lib.check_path(path, flag="RUN", checkpoints=False) for path in paths]
     report = compare_run.compare(
         paths, baseline=BASELINE.value, out=out, force=FORCE.value, console=console
     )

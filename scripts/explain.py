@@ -10,6 +10,7 @@ import pathlib
 from absl import flags
 
 from vaejax import schema
+from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.explain import config as explain_config
 from vaejax.explain import run as explain_run
@@ -23,6 +24,8 @@ SEED = flags.DEFINE_integer("seed", 0, "seed of everything", lower_bound=0, uppe
 
 def main(console):
     """Runs the experiments, names the files."""
+    if ONLY.present and not ONLY.value:
+        raise UserError("--only: needs an experiment, got none (a shell variable not set?)")
     config = explain_config.load(flags.FLAGS.config)
     config = schema.checked(cli.override(config, cli.overrides()))
     workdir = cli.path("workdir")

@@ -7,6 +7,7 @@ python scripts/gradients.py --config=configs/digits.py --out=gradients   # untra
 
 from absl import flags
 
+from vaejax import schema
 from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.laboratory import run as gradient_run
@@ -28,7 +29,9 @@ def _sizes() -> tuple[int, ...]:
     try:
         return tuple(dict.fromkeys(int(text) for text in NUM_SAMPLES.value))
     except ValueError as error:
-        raise UserError(f"--num_samples: needs whole numbers, got {NUM_SAMPLES.value}") from error
+        raise UserError(
+            f"--num_samples: needs whole numbers, got {schema.shown(NUM_SAMPLES.value)}"
+        ) from error
 
 
 def main(console):
@@ -36,15 +39,15 @@ def main(console):
     if (WORKDIR.value is None) == (OUT.value is None):
         raise UserError("--workdir of a run, or --config with --out: needs one of the two")
     given = [f"--config.{path}" for path in cli.overrides()]
-    if WORKDIR.value and (flags.FLAGS.config or given):
+    if WORKDIR.value is not None and (flags.FLAGS.config or given):
         raise UserError(
             f"{'--config' if flags.FLAGS.config else given[0]}: the run in --workdir has a config "
             f"of its own; leave it out, or give --config with --out"
         )
     pairs, numbers = gradient_run.parse_pairs(ESTIMATORS.value), (NUM_DRAWS, NUM_EXAMPLES, SEED)
     settings = gradient_run.Settings(pairs, _sizes(), *(n.value for n in numbers), SPLIT.value)
-    out = cli.path("workdir" if WORKDIR.value else "out")
-    if WORKDIR.value:
+    out = cli.path("out" if WORKDIR.value is None else "workdir")
+    if WORKDIR.value is not None:
         result = gradient_run.measure_run(out, settings, console=console)
     else:
         config = cli.config()

@@ -26,8 +26,8 @@ def main(console):
         raise unknown("--launcher", LAUNCHER.value, launch.LAUNCHERS)
     if ADDRESS.value is not None and LAUNCHER.value != "ray":
         raise UserError("--ray_address: has an effect with --launcher=ray alone")
-    if MEMORY.value is not None and not 0 < MEMORY.value < float("inf"):
-        raise UserError(f"--memory: must be above 0 GiB and finite, got {MEMORY.value}")
+    if MEMORY.value is not None and not 2**-30 <= MEMORY.value <= 2**30:
+        raise UserError(f"--memory: must be in 2**-30..2**30 GiB, got {MEMORY.value}")
     if LAUNCHER.value == "local":
         devices.use_all_cores()
     items = sweeps.load(SWEEP.value)

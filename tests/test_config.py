@@ -190,7 +190,7 @@ BAD_VALUES = {
     "model.latent_dims=(2,2)": "one network for each stochastic layer (2), got 1",
     "model.latent_dims=(0,)": "must be finite and >= 1",
     "model.latent_dims=1000000000": "<= 1048576",
-    "model.encoder=mlp(hidden_dims=(0,))": "every width must be at least 1",
+    "model.encoder=mlp(hidden_dims=(0,))": "every width must be in 1..1048576",
     "model.encoder=mlp(activation='tahn')": "did you mean 'tanh'",
     "model.encoder=mlp(hidden_dims='wide')": "needs a value like (200, 200), got 'wide'",
     "model.posterior=full_normal model.latent_dims=5000": "at most 4,096 latents",

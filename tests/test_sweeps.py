@@ -404,9 +404,9 @@ def _contents(folder):
     ("flag", "sentence"),
     [
         ("--sweep=/nowhere.py", "--sweep"),
-        ("--seeds=0", "--seeds: must be at least 1"),
+        ("--seeds=0", "--seeds: must be in 1.."),
         ("--launcher=slurm", "--launcher: unknown 'slurm'"),
-        ("--memory=0", "--memory: must be above 0"),
+        ("--memory=0", "--memory: must be in 2**-30"),
         ("--config.objective.beta=2", "objective.beta: 2.0 != 1.0"),
         ("--config.training.batch_size=5000", "at most the 1400 training images"),
         ("--config.optimizer.learning_rat=1", "did you mean"),

@@ -13,6 +13,8 @@ def call(reference: str, function: str, *, flag: str) -> Any:
     Raises:
       UserError: naming `flag`: no such file, or a file that does not run.
     """
+    if not reference.strip():
+        raise UserError(f"{flag}: needs a file, got {reference!r} (a shell variable not set?)")
     path, argument = _file_and_argument(reference)
     if not path.is_file():
         legal = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []
@@ -23,9 +25,9 @@ def call(reference: str, function: str, *, flag: str) -> Any:
         spec.loader.exec_module(module)
         wanted = getattr(module, function)
         return wanted(argument) if argument else wanted()
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # the user's code: any exception may come
+    except BaseException as error:  # the user's code: anything may come, sys.exit too
         raise UserError(f"{flag}: {reference}: {type(error).__name__}: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from vaejax.comparison import statistics
 from vaejax.comparison.statistics import Run
 from vaejax.errors import UserError, unknown
 from vaejax.evaluation import terminal
+from vaejax.storage import json_files
 from vaejax.storage import workdir as workdir_lib
 
 _GROUPS, _FAILED = "groups.json", "failed.json"
@@ -129,9 +129,9 @@ def run(folder: pathlib.Path, name: str) -> Run:
         raise UserError(
             f"{folder}: has no evaluation; run python scripts/evaluate.py --workdir={folder} first"
         )
+    config = _config(folder / workdir_lib.CONFIG)
     result = checked_json(path, _is_evaluation, "an evaluation by scripts/evaluate.py")
     values, variances = _arrays(arrays_path, result)
-    config = _config(folder / workdir_lib.CONFIG)
     found = Run(name, config, result, values, variances, _metrics(folder / workdir_lib.METRICS))
     if not any(bound.startswith("iwae_") for bound in statistics.bound_names([found])):
         raise UserError(
@@ -153,9 +153,11 @@ def checked_json(path: pathlib.Path, legal: Callable[[Any], bool], what: str) ->
 
 
 def _config(path: pathlib.Path) -> dict[str, Any]:
-    return checked_json(
+    values = checked_json(
         path, lambda v: isinstance(v, dict) and type(v.get("seed")) is int, "the config of a run"
     )
+    workdir_lib.check_version(path, values)
+    return values
 
 
 def _is_evaluation(value: Any) -> bool:
@@ -166,7 +168,7 @@ def _is_evaluation(value: Any) -> bool:
         return False
     texts = all(isinstance(protocol.get(key), str) for key in ("dataset", "split"))
     counts = (protocol.get(key) for key in ("num_examples", "num_samples"))
-    texts = texts and isinstance(protocol.get("biased_gradient") or "", str)
+    texts = texts and isinstance(protocol.get("biased_gradient"), str | None)
     return texts and all(type(count) is int and 0 < count < 2**63 for count in counts)
 
 
@@ -210,32 +212,17 @@ def _check_arrays(values: dict, variances: dict, result: dict[str, Any]) -> None
 
 def _metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl, none where it is absent; a half-written last line is left out."""
-    if not path.is_file():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}: line {number} cannot be read: {error}") from error
+    rows = json_files.read_metrics(path)
+    for number, row in enumerate(rows, 1):
         if not _is_metrics(row):
             raise UserError(f"{path}: line {number} cannot be read: it is no row of metrics")
-        rows.append(row)
     return rows
 
 
-def _is_metrics(row: Any) -> bool:
-    if not isinstance(row, dict):
-        return False
+def _is_metrics(row: dict[str, Any]) -> bool:
     wrong = [key for key in _METRICS if key in row and not _is_number(row[key])]
     validated = "validation/iwae" in row or "validation/elbo" in row
-    return not wrong and (not validated or ("epoch" in row and "step" in row))
+    return not wrong and (not validated or "epoch" in row)
 
 
 def _is_number(value: Any) -> bool:

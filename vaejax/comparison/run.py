@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.evaluation import seeds
 from vaejax.runs import tables
-from vaejax.storage import html_page
+from vaejax.storage import files, html_page
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import runs
 from vaejax.training import step as training
@@ -77,7 +76,7 @@ def compare(
     protocol.check_distinct(found)
     if not force:
         protocol.check(found)
-    check_writable(out)
+    files.require_writable(out, (CSV, MARKDOWN, PAGE, f"{FIGURES}/bounds.png"))
     parts = protocol.settings(found, failed)
     samples = _samples(parts, dict(zip(names, folders, strict=True)))
     tables = [Comparable(group, _setting_of(first, group)) for group in protocol.groups(parts)]
@@ -86,19 +85,6 @@ def compare(
     for table in result.tables:
         console.print(report.terminal_table(table, encoding=console.encoding))
     return result
-
-
-def check_writable(out: pathlib.Path) -> None:
-    """Makes `out` and tries it. Raises UserError where the report could not be written there."""
-    try:
-        for folder in (out, out / FIGURES):
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise workdir_lib.cannot_write(out, error) from error
-    for name in (CSV, MARKDOWN, PAGE):
-        if (out / name).is_dir():
-            raise UserError(f"cannot write {out / name}: it is a folder; choose another --out")
 
 
 def _setting_of(run: Run, parts: Sequence[Setting]) -> Setting | None:

@@ -32,8 +32,10 @@ def data_directory(data_dir: str | None) -> pathlib.Path:
     """`data_dir`, else the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: `~` stands for no home that can be found.
+      UserError: empty text, or `~` stands for no home that can be found.
     """
+    if data_dir is not None and not data_dir.strip():
+        raise UserError(f"dataset.data_dir: needs a folder, got {data_dir!r}; leave it out or none")
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or _HOME
     try:
         return pathlib.Path(chosen).expanduser()

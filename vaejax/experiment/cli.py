@@ -103,7 +103,8 @@ def _rewritten(arguments: list[str]) -> list[str]:
 
 def _parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     rewritten = _rewritten(arguments)
-    names = [a.lstrip("-").partition("=")[0] for a in rewritten[1:] if a.startswith("--")]
+    given = [a for a in rewritten[1:] if a.startswith("-") and not _NEGATIVE.match(a)]
+    names = [argument.lstrip("-").partition("=")[0] for argument in given]
     for name, count in Counter(names).items():
         if count > 1 and name != _OVERRIDE:
             raise flags.Error(f"--{name}: is given {count} times; give it once")
@@ -122,6 +123,9 @@ def _guarded(main: Callable[[Console, list[str]], None]) -> Callable[[list[str]]
     def run(arguments: list[str]) -> int:
         # orbax logs routine work, and a traceback for every failed write we report ourselves.
         logging.set_verbosity(logging.FATAL)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # what the encoding lacks is spelt out
+                stream.reconfigure(errors="backslashreplace")
         try:
             _check_backend()
             main(Console(), arguments[1:])

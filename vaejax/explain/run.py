@@ -57,6 +57,7 @@ def explain(
     with workdir_lib.lock(workdir) as warning:
         if warning:
             console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+        files.require_writable(workdir, (RESULT, PAGE, "figures/identity.png"))
         entries = read(workdir)
         for name in names:
             console.print(f"{name}: {EXPERIMENTS[name].QUESTION}", soft_wrap=True)

@@ -15,7 +15,7 @@ from vaejax import config as config_lib
 from vaejax import keys, parts
 from vaejax.config import Config
 from vaejax.data import splits
-from vaejax.errors import UserError, unknown
+from vaejax.errors import UserError, shown, unknown
 from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import figures as gradient_plots
 from vaejax.laboratory.draws import Pair
@@ -23,7 +23,7 @@ from vaejax.models import latent_variable
 from vaejax.objectives import bounds, gradients
 from vaejax.storage import files
 from vaejax.storage import workdir as workdir_lib
-from vaejax.training import runs
+from vaejax.training import memory, runs
 from vaejax.training import step as training
 from vaejax.types import Model, Params
 
@@ -90,14 +90,15 @@ def _refusals(pair: Pair) -> list[str]:
 def check(settings: Settings, model: Model) -> None:
     """Every pair at every K, before anything is compiled. Raises UserError."""
     low = gradient_lab.NUM_BLOCKS * 2
-    if settings.num_draws < low or settings.num_draws % gradient_lab.NUM_BLOCKS:
-        raise UserError(
-            f"--num_draws: must be a multiple of {gradient_lab.NUM_BLOCKS}, at least {low}, got "
-            f"{settings.num_draws}"
-        )
+    _check_number("--num_draws", settings.num_draws, low)
+    if settings.num_draws % gradient_lab.NUM_BLOCKS:
+        several = f"a multiple of {gradient_lab.NUM_BLOCKS}"
+        raise UserError(f"--num_draws: must be {several}, got {settings.num_draws}")
+    if not settings.num_samples:
+        raise UserError("--num_samples: needs at least one K, got none")
+    _check_number("--seed", settings.seed, 0)
     for num_samples in settings.num_samples:
-        if num_samples < 1:
-            raise UserError(f"--num_samples: must be at least 1, got {num_samples}")
+        _check_number("--num_samples", num_samples, 1)
         for pair in settings.pairs:
             for problem in bounds.problems(pair.bound, num_samples=num_samples):
                 raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
@@ -106,6 +107,11 @@ def check(settings: Settings, model: Model) -> None:
             raise UserError(
                 f"--estimators: {pair.label}: this model has no closed-form KL; leave it out"
             )
+
+
+def _check_number(flag: str, value: int, low: int) -> None:
+    if not low <= value < 2**31:
+        raise UserError(f"{flag}: must be in {low}..{2**31 - 1}, got {shown(value)}")
 
 
 def check_overrides(paths: Collection[str]) -> None:
@@ -149,6 +155,9 @@ def measure_config(
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
     model = latent_variable.build(config.model, data.spec)
     check(settings, model)
+    like = jax.eval_shape(model.init, training.make_keys(config).init)
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))
     params = runs.start_params(config, data.spec, console=console)
     if params is None:
         params = jax.jit(model.init)(training.make_keys(config).init)
@@ -166,9 +175,9 @@ def _measure(
     console: Console,
 ) -> dict[str, Any]:
     if not 1 <= settings.num_examples <= len(held_out.x):
-        raise UserError(
-            f"--num_examples: must be in 1..{len(held_out.x)}, got {settings.num_examples}"
-        )
+        got = shown(settings.num_examples)
+        raise UserError(f"--num_examples: must be in 1..{len(held_out.x)}, got {got}")
+    files.require_writable(out, (RESULT, "figures/gradients.png"))
     x = jnp.asarray(held_out.x[: settings.num_examples], jnp.float32)
     rows: list[dict[str, Any]] = []
     for num_samples in settings.num_samples:
@@ -204,7 +213,9 @@ def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: S
         )
     )
     key = jax.random.fold_in(keys.domain(settings.seed, "laboratory/draws"), num_samples)
-    moments = jax.device_get(program(params, key, x))
+    compiled = program.lower(params, key, x).compile()
+    _check_memory(compiled, num_samples)
+    moments = jax.device_get(compiled(params, key, x))
     rows = []
     for pair in pairs:
         found = gradient_lab.summarize(
@@ -216,6 +227,13 @@ def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: S
         row |= {group: s._asdict() | {"biased": s.biased} for group, s in found.items()}
         rows.append(row | {"seconds": _seconds(params, x, model, pair, num_samples)})
     return rows
+
+
+def _check_memory(compiled: Any, num_samples: int) -> None:
+    needed, limit = memory.program_bytes(compiled), memory.device_bytes(jax.devices()[0])
+    if needed > limit:
+        sizes = f"needs {needed / 2**30:.3g} GiB, {limit / 2**30:.3g} GiB may be used"
+        raise UserError(f"--num_samples: K = {num_samples:,} {sizes}; lower it or --num_examples")
 
 
 def _seconds(params, x, model, pair: Pair, num_samples: int) -> float:

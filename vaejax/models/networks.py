@@ -23,6 +23,9 @@ INITIALIZERS = {
 }
 
 
+_WIDEST = 2**20
+
+
 class Site(NamedTuple):
     """Where a network stands.
 
@@ -77,6 +80,12 @@ class MLP(nn.Module):
         return hidden.reshape(self.outputs)
 
 
+def _check_widths(hidden_dims: tuple[int, ...]) -> None:
+    for width in hidden_dims:
+        if not 1 <= width <= _WIDEST:
+            raise UserError(f"hidden_dims: every width must be in 1..{_WIDEST}, got {width}")
+
+
 def _of_module(module: nn.Module, site: Site, affine=None) -> Network:
     return Network(lambda key: module.init(key, jnp.zeros(site.inputs)), module.apply, affine)
 
@@ -108,8 +117,7 @@ def mlp(
       UserError: a width below 1, an unknown activation or initialiser.
     """
     _check_choices(activation, kernel_init)
-    if min(hidden_dims, default=1) < 1:
-        raise UserError(f"hidden_dims: every width must be at least 1, got {hidden_dims}")
+    _check_widths(hidden_dims)
     widths = hidden_dims[::-1] if site.decoder else hidden_dims
     return _of_module(MLP(widths, site.outputs, activation, kernel_init, _bias(site)), site)
 

@@ -68,6 +68,7 @@ def evaluate(
     )
     config = workdir_lib.read_config(workdir)
     settings = settings_lib.resolve(config, request)
+    files.require_writable(workdir, split)
     subject = subject_lib.load(workdir, split, config=config, console=console)
     if not subject.finished:
         line = subject_lib.unfinished_line(subject)

@@ -36,6 +36,13 @@ def _evidence_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name.replace("evaluation", "evidence", 1)).with_suffix(".npz")
 
 
+def require_writable(workdir: pathlib.Path, split: str) -> None:
+    """Raises UserError where an evaluation of `split` could not be written."""
+    path = path_of(workdir, split)
+    names = [path.name, path.with_suffix(".npz").name, _evidence_path(path).name]
+    files.require_writable(workdir, [*names, "figures/bounds.png"])
+
+
 def read(path: pathlib.Path) -> Stored | None:
     """What lies at `path`; None where nothing does.
 

@@ -115,5 +115,6 @@ def num_examples(settings: Settings, request: Request, available: int) -> int:
     count = settings.evidence.num_examples
     asked = request.num_examples is not None or "evidence.num_examples" in request.overrides
     if (asked and count > available) or available < 2:
-        raise UserError(f"--num_examples: must be in 2..{available}, the split's size, got {count}")
+        flag = "--num_examples" if request.num_examples is not None else "evidence.num_examples"
+        raise UserError(f"{flag}: must be in 2..{available}, the split's size, got {count}")
     return min(count, available)

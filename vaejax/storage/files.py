@@ -8,7 +8,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -55,6 +56,24 @@ def make_folders(folder: pathlib.Path, *, root: pathlib.Path | None) -> None:
     below = folder.relative_to(root).parts
     for count in range(len(below)):
         root.joinpath(*below[: count + 1]).mkdir(exist_ok=True)
+
+
+def require_writable(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Makes the folders of the files `names` below `folder` and tries them, before computing.
+
+    Raises:
+      UserError: one of the files could not be written.
+    """
+    for path in (folder / name for name in names):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise cannot_write(path.parent, error) from error
+        if path.is_dir():
+            raise UserError(
+                f"cannot write {path}: it is a folder; choose another place or move it away"
+            )
 
 
 def _write_temporary(path: pathlib.Path, write: Writer) -> pathlib.Path:

@@ -7,6 +7,7 @@ import pathlib
 import unicodedata
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import filelock
 
@@ -29,8 +30,12 @@ _NAME_BYTES = 255  # of one file name, on every common file system
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
-def check_path(text: str | os.PathLike, *, flag: str = "--workdir") -> pathlib.Path:
+def check_path(
+    text: str | os.PathLike, *, flag: str = "--workdir", checkpoints: bool = True
+) -> pathlib.Path:
     """The folder that `text` names, `~` expanded; it need not exist, and is not made.
+
+    Without `checkpoints`, which Orbax reads, its name may hold what is a pattern to Orbax.
 
     Raises:
       UserError: empty text, a home that cannot be found, control characters, names above
@@ -56,7 +61,7 @@ def check_path(text: str | os.PathLike, *, flag: str = "--workdir") -> pathlib.P
     except OSError as error:
         raise UserError(f"{flag}: {path} cannot be used: {error.strerror or error}") from error
     found = [character for character in _GLOB if character in str(absolute)]
-    if found:
+    if checkpoints and found:
         raise UserError(
             f"{flag}: {absolute} contains {' '.join(found)}, which checkpoints cannot be read "
             f"back from; choose a path without any of {' '.join(_GLOB)}"
@@ -112,12 +117,27 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
     """
     path = workdir / CONFIG
     if not os.path.lexists(path):
-        raise UserError(f"--workdir: {workdir} holds no run (no {CONFIG}); train one there first")
+        raise UserError(f"{workdir} holds no run (no {CONFIG}); train one there first")
     values = json_files.read_json(path, json_files.CONFIG)
+    check_version(path, values)
     try:
         return config_lib.from_dict(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def check_version(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Refuses the config of a run that the first edition of this package trained.
+
+    Raises:
+      UserError: saying so, and what to do with it.
+    """
+    model = values.get("model")
+    if "evidence" in values or (isinstance(model, dict) and "name" in model):
+        raise UserError(
+            f"{path}: is of an earlier version of vaejax, whose runs this one cannot read; train "
+            f"the run again in another folder, or use the version that trained it"
+        )
 
 
 def claim(workdir: pathlib.Path, config: config_lib.Config) -> bool:
@@ -136,7 +156,7 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> bool:
         found = config_lib.differences(config, there)
         if found:
             raise UserError(
-                f"--workdir: {workdir} holds a run with another config (given != there): "
+                f"{workdir} holds a run with another config (given != there): "
                 f"{'; '.join(found)}; choose another workdir or the same values"
             )
         if config != there:
@@ -168,8 +188,7 @@ def lock(workdir: pathlib.Path) -> Iterator[str | None]:
         # Without file locks a file stands for the trainer, and may outlive it.
         stale = f"; if none is, remove {workdir / '.lock'}" if told else ""
         raise UserError(
-            f"--workdir: another trainer is running in {workdir}; wait or use another workdir"
-            f"{stale}"
+            f"another trainer is running in {workdir}; wait or choose another folder{stale}"
         ) from error
     except NotImplementedError:
         warning = _no_locks(workdir)

@@ -65,6 +65,7 @@ def sweep(
     if launcher == "ray":
         ray_launcher.connect(address)
     with workdir_lib.lock(workdir), train.stop_signal() as signal_came:
+        files.require_writable(workdir, (SWEEP, TABLE, GROUPS))
         groups = _groups(members, workdir)
         missing = [group for group in groups if not all(is_done(m, workdir) for m in group)]
         console.print(

@@ -17,12 +17,13 @@ import numpy as np
 from vaejax import config as config_lib
 from vaejax import python_files
 from vaejax.config import Config
-from vaejax.errors import UserError
+from vaejax.errors import UserError, shown
 
 Overrides = dict[str, Any]
 NAME = "name"
 _LEGAL_NAME = re.compile(r"[A-Za-z0-9][\w.=,+-]{0,150}")
 _SHARED = ("dataset", "evaluation")
+_MOST_SEEDS = 100_000
 _RESERVED = ("sweep.json", "sweep.csv", "groups.json", "failed.json")
 
 
@@ -94,8 +95,8 @@ def with_seeds(items: Sequence[Overrides], count: int) -> list[Overrides]:
     Raises:
       UserError: count is below 1, or an item sets the seed itself.
     """
-    if count < 1:
-        raise UserError(f"--seeds: must be at least 1, got {count}")
+    if not 1 <= count <= _MOST_SEEDS:
+        raise UserError(f"--seeds: must be in 1..{_MOST_SEEDS:,}, got {shown(count)}")
     return product(items, values("seed", range(count)))
 
 
@@ -125,7 +126,8 @@ def _text(value: Any) -> str:
     """A value as part of a folder's name: renyi(alpha=0.5) is renyi-alpha=0.5."""
     if isinstance(value, (tuple, list)):
         return "-".join(map(_text, value))
-    return re.sub(r"[^\w.=,+-]", "", re.sub(r"[(:/]", "-", str(value)))
+    text = shown(value) if isinstance(value, int) else str(value)
+    return re.sub(r"[^\w.=,+-]", "", re.sub(r"[(:/]", "-", text))
 
 
 def load(path_text: str) -> list[Overrides]:
@@ -143,7 +145,11 @@ def checked(items: Any, source: str) -> list[Overrides]:
         raise UserError(f"--sweep: {source}: get_sweep must return a list of dicts of overrides")
     strange = [key for item in items for key in item if not isinstance(key, str)]
     if strange:
-        raise UserError(f"--sweep: {source}: keys are dotted paths (text), got {strange[0]!r}")
+        got = shown(strange[0])
+        raise UserError(f"--sweep: {source}: keys are dotted paths (text), got {got}")
+    for name in (item[NAME] for item in items if NAME in item):
+        if not isinstance(name, str):
+            raise UserError(f"--sweep: {source}: a name is text, got {shown(name)}")
     return items
 
 
@@ -165,7 +171,7 @@ def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
                 found.append(Member(name, overrides, config_lib.override_all(config, overrides)))
             except UserError as error:
                 wrong = [str(error)]
-        problems += [f"member {name!r}: {text}" for text in wrong]
+        problems += [f"member {shown(name)}: {text}" for text in wrong]
     problems += _clashes([label(item) for item in items], found)
     if not config.dataset.num_validation and config.dataset.validation_split is None:
         problems.append(

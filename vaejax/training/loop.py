@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from vaejax.config import Config
+from vaejax.errors import UserError
 from vaejax.evaluation import validation
 from vaejax.storage import checkpoints, logging
 from vaejax.storage.checkpoints import Saver
@@ -45,7 +46,11 @@ def train_together(members: Sequence[Run], around: Surroundings) -> list[Outcome
         outcomes = {name: Outcome(None, error) for name, error in refused.items()}
         if kept:
             group = programs.make_group([run.config for run in kept], setup)
-            found = _train_group(group, kept, around, stack, begun)
+            try:
+                found = _train_group(group, kept, around, stack, begun)
+            except UserError:
+                standing.forget_unstarted(kept)
+                raise
             if isinstance(found, int):
                 stack.close()
                 return _in_parts(members, around, found)
@@ -72,7 +77,9 @@ def _train_group(
     if not tally.active.any():
         for run, state in zip(members, states, strict=True):
             around.console.print(
-                f"{run.workdir}: already finished at step {int(state.step):,}", markup=False
+                f"{run.workdir}: already finished at step {int(state.step):,}",
+                soft_wrap=True,
+                markup=False,
             )
         return [Outcome(state) for state in states]
     images = programs.place(group, group.setup.data.images, shared=True)

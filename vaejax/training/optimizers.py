@@ -5,7 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from vaejax.config import Config
 from vaejax.types import Params
@@ -63,10 +63,16 @@ def update(
     rate: Float[Array, ""],
 ) -> tuple[Params, optax.OptState]:
     """One step down `gradient` of the loss: new parameters and optimiser state."""
-    direction, state = _adam(config).update(gradient, state, params)
+    direction, new = _adam(config).update(gradient, state, params)
+    state = _like(new, state)
     return jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), params, direction), state
 
 
 def moving_average(average: Params, params: Params, *, decay: float) -> Params:
     """decay * average + (1 - decay) * params."""
-    return optax.incremental_update(params, average, step_size=1.0 - decay)
+    return _like(optax.incremental_update(params, average, step_size=1.0 - decay), average)
+
+
+def _like(new: PyTree, old: PyTree) -> PyTree:
+    """`new` in the types of `old`: with 64 bits enabled, traced rates would widen it."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)

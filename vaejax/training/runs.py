@@ -56,7 +56,7 @@ def load_run(workdir: pathlib.Path, shape: tuple[int, ...], *, console: Console)
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     state = restore(workdir, like, console=console)
     if state is None:
-        raise UserError(f"--workdir: {workdir} has no checkpoint; train it first")
+        raise UserError(f"{workdir} has no checkpoint; train it first")
     return Trained(config, model, state)
 
 
@@ -76,8 +76,7 @@ def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params 
             raise UserError(f"{workdir} has another model (ours != there): {'; '.join(found)}")
         return training.evaluation_params(load_run(workdir, spec.shape, console=console).state)
     except UserError as error:
-        text = str(error).removeprefix("--workdir: ")
-        raise UserError(f"config.training.start_from: {text}") from error
+        raise UserError(f"config.training.start_from: {error}") from error
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count"))

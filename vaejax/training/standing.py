@@ -13,6 +13,7 @@ from rich.console import Console
 
 from vaejax.config import Config
 from vaejax.errors import UserError
+from vaejax.storage import checkpoints, files
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory as memory_lib
 from vaejax.training import programs, records, runs
@@ -92,9 +93,24 @@ def claim(members: Sequence[Run], stack: contextlib.ExitStack, console: Console)
             if warning:
                 console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
             workdir_lib.claim(run.workdir, run.config)
+            files.require_writable(run.workdir, (workdir_lib.METRICS, "figures/samples.png"))
         except UserError as error:
             refused[run.name] = str(error)
     return refused
+
+
+def forget_unstarted(members: Sequence[Run]) -> None:
+    """Frees the folders of runs that never began to train: another config may go there."""
+    for run in members:
+        if checkpoints.steps(run.workdir / runs.CHECKPOINTS):
+            continue
+        if (run.workdir / workdir_lib.METRICS).exists():
+            continue
+        with contextlib.suppress(OSError):
+            (run.workdir / workdir_lib.CONFIG).unlink(missing_ok=True)
+            (run.workdir / "figures").rmdir()
+            (run.workdir / ".lock").unlink(missing_ok=True)
+            run.workdir.rmdir()
 
 
 def first_states(
