@@ -40,19 +40,16 @@ def main(console):
         raise UserError("--workdir of a run, or --config with --out: needs one of the two")
     given = [f"--config.{path}" for path in cli.overrides()]
     if WORKDIR.value is not None and (flags.FLAGS.config or given):
-        raise UserError(
-            f"{'--config' if flags.FLAGS.config else given[0]}: the run in --workdir has a config "
-            f"of its own; leave it out, or give --config with --out"
-        )
+        flag = "--config" if flags.FLAGS.config else given[0]
+        raise UserError(f"{flag}: the run in --workdir has a config of its own; leave it out")
     pairs, numbers = gradient_run.parse_pairs(ESTIMATORS.value), (NUM_DRAWS, NUM_EXAMPLES, SEED)
     settings = gradient_run.Settings(pairs, _sizes(), *(n.value for n in numbers), SPLIT.value)
     out = cli.path("out" if WORKDIR.value is None else "workdir")
     if WORKDIR.value is not None:
         result = gradient_run.measure_run(out, settings, console=console)
     else:
-        config = cli.config()
         gradient_run.check_overrides(cli.overrides())
-        result = gradient_run.measure_config(config, out, settings, console=console)
+        result = gradient_run.measure_config(cli.config(), out, settings, console=console)
     console.print(gradient_run.table(result))
     for line in gradient_run.summary_lines(result):
         console.print(line, soft_wrap=True)

@@ -18,12 +18,13 @@ def linear(num_latents=2, size=8, perturbation=0.25, mixing=0.0):
     """
     config = model_config(
         latent_dims=(num_latents,),
-        encoder="linear",
+        encoder="linear(kernel_init='lecun_normal')",
         posterior="full_normal(shared_scale=True)",
         likelihood="normal",
     )
     model = latent_variable.build(config, DataSpec((size,), None))
     generative = linear_gaussian.of(model.init(jax.random.key(0)))
+    generative = generative._replace(log_scale=jnp.zeros(()))
     weights = 3.0 * generative.weights
     generative = generative._replace(weights=weights.at[:, 1:].add(mixing * weights[:, :1]))
     exact = linear_gaussian.exact_posterior(generative)

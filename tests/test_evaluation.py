@@ -132,6 +132,7 @@ def print_values():
     print(json.dumps({"devices": jax.device_count(), "values": values}))
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_the_number_of_devices():
     found = {}
     for count in (1, 3):

@@ -206,6 +206,7 @@ def _bidirectional_truth(params, key, model):
     return model.log_marginal(params, x)
 
 
+@pytest.mark.slow
 def test_bidirectional_bounds_hold_the_truth_between_them():
     model, params, x = _problem("linear")
     config = _config("bidirectional", num_temperatures=3, num_chains=8)

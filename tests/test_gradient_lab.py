@@ -166,7 +166,7 @@ def test_every_estimator_is_compared_with_one_that_is_its_own_reference():
             ["--out=o", "--config=configs/digits.py", "--config.training.start_from=nowhere"],
             "config.training.start_from: nowhere holds no run",
         ),
-        (["--out=o", "--config=configs/digits.py", "--num_draws=7"], "multiple of 20"),
+        (["--out=o", "--config=configs/digits.py", "--num_draws=50"], "multiple of 20"),
         (
             ["--out=o", "--config=configs/digits.py", "--estimators=miwae:stl", "--num_samples=3"],
             "num_groups: must divide num_samples = 3, got 2",

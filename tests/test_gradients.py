@@ -233,7 +233,17 @@ def _two_layers():
     return model, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
 
-@pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.derivatives > 1])
+QUICK = ("iwae", "jackknife")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, bound in bounds.BOUNDS.items()
+        if bound.derivatives > 1
+    ],
+)
 def test_two_stochastic_layers_agree_with_pathwise_over_paired_draws(name):
     """No bias within 4 errors in every coordinate, for every bound with two derivatives."""
     model, params = _two_layers()

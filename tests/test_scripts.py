@@ -353,6 +353,7 @@ def unkilled(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_for_bit_like_one_that_never_was(unkilled, tmp_path):
     """SIGKILL at two moments, SIGTERM at a third; parameters, averages and metrics agree."""
     workdir = tmp_path / "run"
@@ -394,6 +395,7 @@ def test_a_second_trainer_is_refused(tmp_path):
     assert "another trainer is running" in finished.err
 
 
+@pytest.mark.slow
 def test_mnist_trains_and_evaluates_where_it_is_prepared(mnist_directory, tmp_path):
     common = f"--config.dataset.data_dir={mnist_directory}"
     finished = run_script(

@@ -325,6 +325,7 @@ def _wait_for_rows(workdir, count, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_ends_in_the_same_table(swept, tmp_path):
     workdir = tmp_path / "sweep"
     process = _start(tmp_path, workdir)
@@ -446,6 +447,7 @@ def _ray_workers(driver):
     return found
 
 
+@pytest.mark.slow
 def test_ray_survives_the_loss_of_a_worker(swept, tmp_path):
     """Two tasks on a local cluster of two workers; one is killed while it trains."""
     pytest.importorskip("ray")

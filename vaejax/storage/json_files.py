@@ -177,7 +177,8 @@ def _short(value: Any) -> str:
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a metrics file, none where it is missing; `step` and numbers by name.
 
-    A last line that is no JSON was being written when the process died: it is left out.
+    A last line that begins like a row but is no JSON was being written when the process died:
+    it is left out.
 
     Raises:
       UserError: the file cannot be read, or another line is broken or of a wrong type.
@@ -195,7 +196,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         try:
             value = parse(line)
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and line.isascii() and line.startswith(b"{"):
                 break
             raise _bad_row(path, number, error) from error
         try:
