@@ -16,11 +16,9 @@ NUMERICS = (
     "test_gaps",
     "test_gradients",
     "test_kills",
-    "test_models",
     "test_numerics",
     "test_oracle",
     "test_pareto",
-    "test_training",
 )
 SUITE = os.environ.get("VAEJAX_SUITE", "all")
 if SUITE == "plumbing":

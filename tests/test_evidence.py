@@ -94,8 +94,9 @@ def _truth(which):
     return found.value
 
 
+SLOW = (("two_layers", "annealed"), ("linear", "smc"))
 CASES = [
-    (which, name)
+    pytest.param(which, name, marks=pytest.mark.slow if (which, name) in SLOW else ())
     for which in MODELS
     for name in ("importance", "annealed", "smc", "quadrature", "exact")
     if which == "linear" or name not in ("quadrature", "exact", "smc")
