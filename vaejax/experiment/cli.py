@@ -110,7 +110,10 @@ def _parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list
             raise flags.Error(f"--{name}: is given {count} times; give it once")
         if len(name) > _LONGEST_NAME:  # absl looks for the nearest name, and never ends
             raise flags.Error(f"unknown flag --{name[:_LONGEST_NAME]}...")
-    return values(rewritten)
+    try:
+        return values(rewritten)
+    except RecursionError as error:  # the same search, of a name that only absl sees
+        raise flags.Error("unknown flag with a name of many characters") from error
 
 
 def _say(text: str) -> None:
