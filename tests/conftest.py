@@ -16,6 +16,7 @@ NUMERICS = (
     "test_gaps",
     "test_gradients",
     "test_kills",
+    "test_likelihoods",
     "test_numerics",
     "test_oracle",
     "test_pareto",
@@ -39,7 +40,7 @@ import numpy as np
 import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
-_PARTS = ("distributions", "divergences", "latents", "linear_gaussian", "networks")
+_PARTS = ("distributions", "divergences", "latents", "linear_gaussian", "networks", "pixels")
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -111,8 +112,8 @@ def x64():
 
 @pytest.fixture
 def spec():
-    """Twelve pixels of different mean."""
-    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1))
+    """Twelve pixels of different mean; levels 0, 1 and 2, so that 0/1 are legal x of all."""
+    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1), levels=3)
 
 
 LINEAR = {
@@ -172,6 +173,22 @@ MODELS = {
         "posterior": "normal(shared_scale=True)",
         "likelihood": "normal",
     },
+    "continuous_bernoulli": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "continuous_bernoulli",
+    },
+    "discretized_logistic": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "discretized_logistic(scale='decoder')",
+    },
+    "logistic_mixture": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "discretized_logistic_mixture(num_components=2)",
+    },
+    "categorical": {"latent_dims": (1,), "encoder": "linear", "likelihood": "categorical"},
 }
 """Models at a size for tests; together they hold every part of every registry."""
 MODEL_NAMES = tuple(MODELS)
