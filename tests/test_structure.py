@@ -13,6 +13,7 @@ LAYERS = (
     {"models"},
     {"objectives"},
     {"evidence"},
+    {"consistency"},
     {"config"},
     {"data"},
     {"storage"},

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from vaejax.errors import UserError, unknown
-from vaejax.models import pixels
+from vaejax.errors import UserError
+from vaejax.models import pixels, scales
 from vaejax.models.distributions import Bernoulli
 from vaejax.types import DataSpec, Distribution, unchanged
 
 _LOG_SCALE_START = -1.0  # of a density: pixels lie in [0, 1]
 _LEVEL_SCALE_START = -2.0  # of a logistic on [0, 1]; its standard deviation is 1.8 scales
-_LOG_SCALE_LIMIT = 10.0  # a decoder's outputs have no bounds, exp has
 _SPREAD = 0.25  # of the components of a mixture around their middle, where they start
 _MEAN_CLIP = 1e-3  # Burda et al.'s code starts the decoder bias at logit(clip(mean))
 _REACH = 1.1 / _MEAN_CLIP  # logits beyond it give means outside of the clip
@@ -44,71 +43,6 @@ class Likelihood(NamedTuple):
     data: Literal["binary", "levels", "real"]
     intensities: Callable[[Float[Array, "..."]], Float[Array, "..."]] = unchanged
     log_scale: Callable[[PyTree], Float[Array, ""]] | None = None
-
-
-class Scale(NamedTuple):
-    """Where the log_scale of each pixel comes from, beside its loc.
-
-    Attributes:
-      outputs: shape of the decoder's output.
-      init: `(key) -> params` of its own.
-      split: `(params, output) -> (loc [D], log_scale [D] or [])`.
-      bias: `(loc) -> outputs` that gives this loc, and the log_scale at which it starts.
-      shared: whether one scale serves all pixels of all x.
-    """
-
-    outputs: tuple[int, ...]
-    init: Callable[[PRNGKeyArray], PyTree]
-    split: Callable[[PyTree, Float[Array, "..."]], tuple[Float[Array, "D"], Float[Array, "..."]]]
-    bias: Callable[[Float[Array, "..."]], Float[Array, "..."]]
-    shared: bool = False
-
-
-def _shared(shape: tuple[int, ...], start: float) -> Scale:
-    return Scale(
-        outputs=shape,
-        init=lambda key: {"log_scale": jnp.full((), start)},
-        split=lambda params, output: (output.reshape(-1), params["log_scale"]),
-        bias=unchanged,
-        shared=True,
-    )
-
-
-def _per_pixel(shape: tuple[int, ...], start: float) -> Scale:
-    return Scale(
-        outputs=shape,
-        init=lambda key: {"log_scale": jnp.full(math.prod(shape), start)},
-        split=lambda params, output: (output.reshape(-1), params["log_scale"]),
-        bias=unchanged,
-    )
-
-
-def _of_decoder(shape: tuple[int, ...], start: float) -> Scale:
-    def split(params, output):
-        loc, log_scale = jnp.split(output, 2, axis=-1)
-        bounded = jnp.clip(start + log_scale.reshape(-1), -_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
-        return loc.reshape(-1), bounded
-
-    return Scale(
-        outputs=(*shape[:-1], 2 * shape[-1]),
-        init=lambda key: {},
-        split=split,
-        bias=lambda loc: jnp.concatenate([loc, jnp.zeros_like(loc)], axis=-1),
-    )
-
-
-SCALES: dict[str, Callable[[tuple[int, ...], float], Scale]] = {
-    "shared": _shared,
-    "pixel": _per_pixel,
-    "decoder": _of_decoder,
-}
-"""One learned scale for all pixels; one for each; or one for each and every z, of the decoder."""
-
-
-def _scale(name: str, shape: tuple[int, ...], start: float) -> Scale:
-    if name not in SCALES:
-        raise unknown("scale", name, SCALES)
-    return SCALES[name](shape, start)
 
 
 def _logit(mean: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -150,7 +84,7 @@ def normal(spec: DataSpec, *, scale: str = "shared", min_scale: float = 0.0) -> 
     Raises:
       UserError: an unknown scale, or a `min_scale` that is negative, or 0 with such a scale.
     """
-    part = _scale(scale, spec.shape, _LOG_SCALE_START)
+    part = scales.of(scale, spec.shape, _LOG_SCALE_START)
     if min_scale < 0.0 or (min_scale == 0.0 and not part.shared):
         needed = "0 or more" if part.shared else "above 0, such as 0.01"
         raise UserError(
@@ -197,7 +131,7 @@ def discretized_logistic(spec: DataSpec, *, scale: str = "shared") -> Likelihood
     Raises:
       UserError: an unknown scale.
     """
-    part = _scale(scale, spec.shape, _LEVEL_SCALE_START)
+    part = scales.of(scale, spec.shape, _LEVEL_SCALE_START)
 
     def output_bias(mean):
         start = jnp.asarray(_LEVEL_SCALE_START)
