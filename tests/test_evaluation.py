@@ -248,7 +248,7 @@ def test_bounds_are_reported_up_to_k(num_samples, expected):
 
 def _validate(model, params, x, **options):
     config = small_config(training__validation_samples=10, evaluation__seed=3)
-    return validation.make(config, model, x, **options)(params)
+    return validation.make(config, model, x, **options)(params)()
 
 
 def test_validation_gives_the_numbers_of_an_evaluation_of_that_split(run):
@@ -268,12 +268,12 @@ def test_runs_validated_together_are_as_alone(run):
     model, params, x = run
     every = [jax.tree.map(lambda leaf, c=c: c * leaf, params) for c in (1.0, 0.5, 2.0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
-    together = _validate(model, stacked, x, num_runs=3, stacked=True)
+    together = _validate(model, stacked, x, num_runs=3)
     for index, one in enumerate(every):
         for name, value in _validate(model, one, x).items():
             np.testing.assert_allclose(together[name][index], value, rtol=2e-6)
     single = jax.tree.map(lambda leaf: leaf[None], params)
-    alone = _validate(model, single, x, stacked=True)
+    alone = _validate(model, single, x, num_runs=1)
     assert all(value.shape == (1,) for value in alone.values())
 
 
