@@ -49,7 +49,7 @@ def _assert_close(actual, expected, tolerance=2e-5):
     )
 
 
-CASES = [(3, 1, (5, 4)), (3, 2, (6, 4)), (4, 2, (6, 8)), (1, 2, (4, 4)), (5, 2, (4, 2))]
+CASES = [(3, 1, (5, 4)), (3, 2, (6, 4)), (4, 2, (2, 8)), (1, 2, (4, 4))]
 
 
 @pytest.mark.parametrize(("size", "stride", "sides"), CASES)

@@ -20,8 +20,8 @@ IMAGE = (4, 8, 2)
 SMALL = {
     "mlp": "mlp(hidden_dims=(5, 3))",
     "gated_mlp": "gated_mlp(hidden_dims=(5, 3))",
-    "conv": "conv(channels=(3, 4), hidden_dims=(5,))",
-    "resnet": "resnet(channels=(3, 4), norm='group')",
+    "conv": "conv(channels=(3,), kernel_size=2, hidden_dims=(5,))",
+    "resnet": "resnet(channels=(3,), kernel_size=2, norm='group')",
     "linear": "linear",
 }
 """Every network of the registry at a size for tests."""
@@ -67,7 +67,7 @@ def test_group_norm_is_its_formula():
     features = 3.0 * _normal(2, 3, 16) + 1.0
     module = image_networks.GroupNorm()
     scale, offset = _normal(16), _normal(4, 4).reshape(16)
-    groups = np.split(np.asarray(features), 8, axis=-1)
+    groups = np.split(np.asarray(features), 4, axis=-1)
     normal = np.concatenate([(g - g.mean()) / np.sqrt(g.var() + 1e-5) for g in groups], axis=-1)
     expected = normal * np.asarray(scale) + np.asarray(offset)
     _assert_close(module.apply({"params": {"scale": scale, "offset": offset}}, features), expected)
@@ -76,8 +76,8 @@ def test_group_norm_is_its_formula():
 def test_residual_blocks_start_as_the_identity():
     """Then conv and resnet are one function, of parameters of the same names."""
     site = Site(IMAGE, (3,))
-    resnet = _network("resnet(channels=(3, 4), activation='relu')", site)
-    conv = _network("conv(channels=(3, 4))", site)
+    resnet = _network("resnet(channels=(3, 4), kernel_size=2, activation='relu')", site)
+    conv = _network("conv(channels=(3, 4), kernel_size=2)", site)
     params = jax.jit(resnet.init)(jax.random.key(0))["params"]
     plain = {name: leaf for name, leaf in params.items() if not name.startswith("Residual")}
     x, apply = _normal(*IMAGE), jax.jit(resnet.apply)
@@ -163,9 +163,9 @@ def test_the_sides_of_a_feature_map_say_how_often_to_halve(name, top):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_decoders_start_at_the_mean(name):
     """At the prior's mean z = 0 exactly, and on average over the networks that init draws."""
-    mean = np.linspace(0.1, 0.9, 8).reshape(2, 4, 1)
+    mean = np.linspace(0.1, 0.9, 16).reshape(4, 4, 1)
     site = Site((2,), mean.shape, decoder=True, output_bias=mean.astype(np.float32))
-    network = _network(SMALL[name].replace("(3, 4)", "(3,)"), site)
+    network = _network(SMALL[name].replace("channels=(3,)", "channels=(3, 4)"), site)
 
     @jax.jit
     def results(keys):
@@ -243,18 +243,16 @@ def test_a_second_layer_of_convolutions_is_refused_with_the_config():
     ("name", "option", "value"),
     [
         ("gated_mlp", "kernel_init", "'he_normal'"),
-        ("conv", "kernel_size", "5"),
         ("conv", "activation", "'tanh'"),
         ("conv", "kernel_init", "'glorot_uniform'"),
         ("resnet", "activation", "'tanh'"),
         ("resnet", "kernel_init", "'lecun_normal'"),
-        ("resnet", "kernel_size", "5"),
     ],
 )
 def test_options_have_an_effect(name, option, value):
     """Those that the counts of parameters do not see."""
     site = Site((4, 4, 1), (3,))
-    levels = "channels=(2,), " if name != "gated_mlp" else ""
+    levels = "channels=(2,), kernel_size=1, " if name != "gated_mlp" else ""
 
     def output(text):
         network = _network(text, site)

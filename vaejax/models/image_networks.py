@@ -59,15 +59,18 @@ class Activation(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Features less their mean, over their standard deviation, in at most 8 groups of channels.
+    """Features less their mean, over their standard deviation, in groups of channels.
 
-    Wu and He (2018): one example's statistics alone, then a learned scale and offset.
+    Wu and He (2018): one example's statistics alone, then a learned scale and offset. There are
+    as many groups as divide the channels, up to 8, of at least 4 channels: on a map of one place
+    a group of one channel would always be zero.
     """
 
     @nn.compact
     def __call__(self, features: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         height, width, channels = features.shape
-        grouped = features.reshape(height, width, math.gcd(channels, 8), -1)
+        fitting = [n for n in (2, 4, 8) if channels % n == 0 and channels >= 4 * n]
+        grouped = features.reshape(height, width, max(fitting, default=1), -1)
         centred = grouped - jnp.mean(grouped, (0, 1, 3), keepdims=True)
         variance = jnp.mean(jnp.square(centred), (0, 1, 3), keepdims=True)
         normal = (centred / jnp.sqrt(variance + 1e-5)).reshape(features.shape)
