@@ -10,6 +10,7 @@ import tempfile
 # no optimised code. Without VAEJAX_SUITE everything is optimised.
 NUMERICS = (
     "test_bounds",
+    "test_convolutions",
     "test_evaluation",
     "test_evidence",
     "test_fusion",
@@ -39,7 +40,8 @@ import numpy as np
 import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
-_PARTS = ("distributions", "divergences", "latents", "linear_gaussian", "networks")
+_PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
+_PARTS += ("linear_gaussian", "networks", "sites")
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -112,7 +114,7 @@ def x64():
 @pytest.fixture
 def spec():
     """Twelve pixels of different mean."""
-    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1))
+    return DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1))
 
 
 LINEAR = {
@@ -160,6 +162,11 @@ MODELS = {
         "encoder": "mlp(hidden_dims=(5,))",
         "posterior": "full_normal",
     },
+    "conv-2": {
+        "latent_dims": (3, 2),
+        "encoder": "conv(channels=(2,)), gated_mlp(hidden_dims=(4,))",
+    },
+    "resnet": {"latent_dims": (2,), "encoder": "resnet(channels=(2,), norm='group')"},
     "linear_gaussian-full": {
         "latent_dims": (2,),
         "encoder": "linear",
