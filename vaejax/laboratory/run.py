@@ -16,6 +16,7 @@ from vaejax import keys, parts
 from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import UserError, shown, unknown
+from vaejax.evaluation import mapping
 from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import figures as gradient_plots
 from vaejax.laboratory.draws import Pair
@@ -178,7 +179,7 @@ def _measure(
         got = shown(settings.num_examples)
         raise UserError(f"--num_examples: must be in 1..{len(held_out.x)}, got {got}")
     files.require_writable(out, (RESULT, "figures/gradients.png"))
-    x = jnp.asarray(held_out.x[: settings.num_examples], jnp.float32)
+    x = jnp.asarray(mapping.as_float(held_out.x[: settings.num_examples]))
     rows: list[dict[str, Any]] = []
     for num_samples in settings.num_samples:
         for bound in dict.fromkeys(pair.bound for pair in settings.pairs):

@@ -67,7 +67,9 @@ def sweep(
     _check(members, workdir)
     if launcher == "ray":
         ray_launcher.connect(address)
-    with workdir_lib.lock(workdir), train.stop_signal() as signal_came:
+    with workdir_lib.lock(workdir) as warning, train.stop_signal() as signal_came:
+        if warning:
+            console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
         files.require_writable(workdir, (SWEEP, TABLE, GROUPS))
         groups = _groups(members, workdir)
         missing = [group for group in groups if not all(is_done(m, workdir) for m in group)]
