@@ -49,6 +49,14 @@ _PARTS = (
     "networks",
     "top_down",
 )
+    "distributions",
+    "divergences",
+    "latents",
+    "linear_gaussian",
+    "maps",
+    "networks",
+    "top_down",
+)
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
