@@ -25,6 +25,13 @@ _SECONDS_PER_REPETITION = 1.0
 _TRAIN_CASES = {"k=1, B=100": (1, 275), "k=5, B=100": (5, 110), "k=50, B=100": (50, 14)}
 
 
+Fields = dict[str, Any]
+_LADDERS: dict[str, Fields] = {
+    "2 layers": {"latent_dims": (50, 25), "hierarchy": "top_down"},
+    "5 layers": {"latent_dims": (50, 40, 30, 20, 10), "hierarchy": "top_down"},
+}
+
+
 def _seconds(function: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     jax.block_until_ready(function())
@@ -42,13 +49,14 @@ def _matmul() -> Callable[[], float]:
 
 
 def _mnist_mlp(
-    num_samples: int, max_steps: int, gradient: str = "pathwise"
+    num_samples: int, max_steps: int, gradient: str = "pathwise", fields: Fields | None = None
 ) -> tuple[Config, Model, np.ndarray]:
     """The 784-200-200-50 VAE on 55,000 random images (speed does not depend on their content)."""
     config = config_lib.validated(
         Config(
             objective=Objective(bound="iwae", num_samples=num_samples, gradient=gradient),
             training=Training(max_steps_per_call=max_steps),
+            model=config_lib.Model(**fields or {}),
         )
     )
     images = np.random.default_rng(0).integers(0, 256, (55_000, 28, 28, 1), dtype=np.uint8)
@@ -96,9 +104,11 @@ class _Training(NamedTuple):
     compile_seconds: float
 
 
-def _compiled_training(num_samples: int, steps: int, gradient: str = "pathwise") -> _Training:
+def _compiled_training(
+    num_samples: int, steps: int, gradient: str = "pathwise", fields: Fields | None = None
+) -> _Training:
     """`training.train_call` of the MNIST model, binarisation included, run once."""
-    config, model, images = _mnist_mlp(num_samples, steps, gradient)
+    config, model, images = _mnist_mlp(num_samples, steps, gradient, fields)
     plan = training.make_plan(config, len(images))
     call = jax.jit(training.train_call, static_argnames=("model", "plan"), donate_argnames="state")
     state = jax.jit(lambda: training.init_state(config, model=model))()
@@ -149,6 +159,16 @@ def estimator_cost(gradient: str, *, num_samples: int = 50, steps: int = 14) -> 
         "ratio_to_pathwise": statistics.median(own / other for own, other in pairs),
         "examples_per_second": ours.examples / min(own for own, _ in pairs),
         "compile_seconds": ours.compile_seconds,
+    }
+
+
+def ladder_rate(name: str) -> dict[str, float]:
+    """Examples per second of training a top-down MLP with one sample, binarisation included."""
+    case = _compiled_training(1, 55, fields=_LADDERS[name])
+    seconds = min(_seconds(case.run) for _ in range(_REPETITIONS))
+    return {
+        "examples_per_second": case.examples / seconds,
+        "compile_seconds": case.compile_seconds,
     }
 
 
@@ -209,6 +229,7 @@ def machine() -> dict[str, Any]:
 
 CASES: dict[str, Callable[[], dict[str, float]]] = {
     **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
+    **{f"top-down, {name}": lambda name=name: ladder_rate(name) for name in _LADDERS},
     "doubly reparameterized k=50": lambda: estimator_cost("doubly_reparameterized"),
     "evaluate K=5000": evaluation_rate,
 }

@@ -10,6 +10,7 @@ import tempfile
 # no optimised code. Without VAEJAX_SUITE everything is optimised.
 NUMERICS = (
     "test_bounds",
+    "test_convolutions",
     "test_evaluation",
     "test_evidence",
     "test_fusion",
@@ -40,23 +41,8 @@ import numpy as np
 import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
-_PARTS = (
-    "distributions",
-    "divergences",
-    "latents",
-    "linear_gaussian",
-    "maps",
-    "networks",
-    "top_down",
-)
-    "distributions",
-    "divergences",
-    "latents",
-    "linear_gaussian",
-    "maps",
-    "networks",
-    "top_down",
-)
+_PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
+_PARTS += ("linear_gaussian", "maps", "networks", "sites", "top_down")
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -129,7 +115,7 @@ def x64():
 @pytest.fixture
 def spec():
     """Twelve pixels of different mean."""
-    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1))
+    return DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1))
 
 
 LINEAR = {
@@ -194,6 +180,11 @@ MODELS = {
         "posterior": "normal(shared_scale=True)",
         "hierarchy": "top_down(features=2, downsampling=(2, 2, 0))",
     },
+    "conv-2": {
+        "latent_dims": (3, 2),
+        "encoder": "conv(channels=(2,)), gated_mlp(hidden_dims=(4,))",
+    },
+    "resnet": {"latent_dims": (2,), "encoder": "resnet(channels=(2,), norm='group')"},
     "linear_gaussian-full": {
         "latent_dims": (2,),
         "encoder": "linear",

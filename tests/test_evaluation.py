@@ -122,7 +122,7 @@ test_evaluation.print_values()
 
 def print_values():
     """Prints the values of a fixed evaluation, for a process with other devices."""
-    spec = DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1))
+    spec = DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1))
     model = small_models(spec)["mlp-2"]
     params = jax.jit(model.init)(jax.random.key(0))
     x = (np.random.default_rng(0).uniform(size=(7, *spec.shape)) < 0.5).astype(np.uint8)
@@ -288,7 +288,7 @@ def test_runs_of_one_model_share_their_compiled_programs(run):
 
 
 def _spec():
-    return DataSpec((3, 4, 1), None)
+    return DataSpec((2, 6, 1), None)
 
 
 def test_a_chunk_above_the_work_pads_nothing():

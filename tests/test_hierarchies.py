@@ -90,6 +90,15 @@ def test_precision_weighted_q_is_the_product_of_both_normals():
     np.testing.assert_allclose(ratio, np.full(5, ratio[0]), rtol=1e-4)
 
 
+def _dense(network, value):
+    layer = network["params"]["Dense_0"]
+    return jnp.ravel(value) @ layer["kernel"] + layer["bias"]
+
+
+def _scaled(network, value):
+    return network["gain"] * _dense(network["network"], value)
+
+
 def test_merge_chooses_between_both_forms_of_q():
     """Both have their formula: recomputed from the networks' own outputs, by hand."""
     for merge in top_down.MERGES:
@@ -100,21 +109,17 @@ def test_merge_chooses_between_both_forms_of_q():
         )
         params = _parameters(model)
         theta, phi = params["generative"], params["inference"]
-        apply = lambda network, value: (
-            jnp.ravel(value) @ network["params"]["Dense_0"]["kernel"]
-            + network["params"]["Dense_0"]["bias"]
-        )
         z2 = jnp.array([0.7])
-        d1, h1 = apply(phi["encoders"][0], X), apply(theta["decoders"][1], z2)
-        p_loc, p_log = jnp.split(apply(theta["heads"][0], h1), 2)
+        d1, h1 = _dense(phi["encoders"][0], X), _dense(theta["decoders"][1], z2)
+        p_loc, p_log = jnp.split(_scaled(theta["heads"][0], h1), 2)
         seen = jnp.concatenate([d1, h1]) if merge == "concat" else d1
-        loc, log_scale = jnp.split(apply(phi["heads"][0], seen), 2)
+        loc, log_scale = jnp.split(_scaled(phi["heads"][0], seen), 2)
         scale = jnp.exp(log_scale)
         if merge == "precision":
             own, other = jnp.exp(-2 * log_scale), jnp.exp(-2 * p_log)
             loc, scale = (own * loc + other * p_loc) / (own + other), (own + other) ** -0.5
         z1 = jnp.array([0.2, -0.4])
-        top_loc, top_log = apply(phi["encoders"][1], d1)
+        top_loc, top_log = jnp.split(_scaled(phi["encoders"][1], d1), 2)
         expected = dist.Normal(top_loc, jnp.exp(top_log)).log_prob(z2).sum()
         expected += dist.Normal(loc, scale).log_prob(z1).sum()
         ours = model.posterior(params, X).log_prob((z1, z2))
@@ -122,7 +127,7 @@ def test_merge_chooses_between_both_forms_of_q():
         log_prior = dist.Normal(0, 1).log_prob(z2).sum()
         log_prior += dist.Normal(p_loc, jnp.exp(p_log)).log_prob(z1).sum()
         np.testing.assert_allclose(model.prior(params).log_prob((z1, z2)), log_prior, rtol=1e-5)
-        logits = apply(theta["decoders"][0], jnp.concatenate([h1, z1])).reshape(X.shape)
+        logits = _dense(theta["decoders"][0], jnp.concatenate([h1, z1])).reshape(X.shape)
         log_likelihood = distributions.Bernoulli(logits).log_prob(X)
         theirs = model.likelihood(params, (z1, z2)).log_prob(X)
         np.testing.assert_allclose(theirs, log_likelihood, rtol=1e-5)
@@ -150,7 +155,7 @@ def test_downsampling_chooses_the_size_of_each_map():
 def test_a_latent_of_a_map_has_its_numbers_at_its_own_place():
     """Output [h, w, k c]: number j of the latent at [row, column, channel] is channel j c + .."""
     shape = (2, 3, 2)
-    family = maps.on_grid(posteriors.normal(12), shape)
+    family = maps.on_grid(posteriors.normal, shape)
     output = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
     normal = family.distribution({}, output).base_dist
     np.testing.assert_array_equal(normal.loc.reshape(shape), output[..., :2])

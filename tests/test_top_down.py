@@ -45,7 +45,8 @@ def _linear_gaussian(latent_dims=(1, 1), features=2):
     params = _moved(model, 3, 0.3)
     # p(z_1|z_2) of a linear model is normal with a mean linear in z_2: its scale must be fixed.
     for head in params["generative"]["heads"]:
-        dense = head["params"]["Dense_0"]
+        head["gain"] = jnp.ones_like(head["gain"])
+        dense = head["network"]["params"]["Dense_0"]
         dense["kernel"] = dense["kernel"].at[:, latent_dims[0] :].set(0.0)
     return model, params
 
@@ -87,12 +88,13 @@ def _with_exact_posterior(params, joint):
     from_x = np.stack([slope[:3], top_slope], axis=1)  # d_1 = both linear functions of x
     to_h = slope[3] * kernel / (kernel @ kernel)
     dense = lambda kernel, bias: {"params": {"Dense_0": {"kernel": kernel, "bias": bias}}}
+    head = dense(np.array([[1.0], [0.0], *to_h[:, None]]), np.array([low - to_h @ bias]))
     phi = {
         "encoders": [
             dense(from_x, np.zeros(2)),
-            dense(np.array([[0.0], [1.0]]), np.array([top])),
+            {"network": dense(np.array([[0.0], [1.0]]), np.array([top])), "gain": np.ones(())},
         ],
-        "heads": [dense(np.array([[1.0], [0.0], *to_h[:, None]]), np.array([low - to_h @ bias]))],
+        "heads": [{"network": head, "gain": np.ones(())}],
         "posteriors": [
             {"log_scale": np.log([low_scale])},
             {"log_scale": np.log([top_scale])},

@@ -65,7 +65,7 @@ def problems(config: Config) -> list[str]:
 def _refused_options(config: Config) -> list[str]:
     """What the parts themselves say of their options, asked on a shape that fits them all."""
     try:
-        _assembled(config, DataSpec((32, 32, 1), None))
+        _assembled(config, DataSpec((2**20, 2**20, 1), None))
     except UserError as error:
         return [f"model: {error}"]
     return []

@@ -4,6 +4,7 @@ Latents are held as vectors, whatever networks see: so every prior and every pos
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -47,8 +48,8 @@ def _grids(shape: Shape, count: int, downsampling: tuple[int, ...]) -> list[Shap
     return [tuple(-(-n // factor) for n in shape[:2]) if factor else () for factor in factors]
 
 
-def on_grid(family: Family, latents: Shape) -> Family:
-    """`family` of the vector of all values of a map, its numbers beside the place they are of.
+def on_grid(make: Callable[[int], Family], latents: Shape) -> Family:
+    """The family that `make` makes of all values of a map, its numbers beside their place.
 
     The network gives [h, w, k c]: number j of the latent [row, column, channel] stands at
     [row, column, j c + channel].
@@ -57,18 +58,20 @@ def on_grid(family: Family, latents: Shape) -> Family:
       UserError: a family that wants something else than k numbers for each latent.
     """
     if len(latents) == 1:
-        return family
-    *grid, channels = latents
-    per_latent, rest = divmod(family.outputs[0], math.prod(latents))
-    if rest or len(family.outputs) != 1:
+        return make(latents[0])
+    per_latent, rest = divmod(math.prod(make(2).outputs), 2)
+    if rest:
         raise UserError(
             "downsampling: this posterior does not want the same numbers for each latent, as a "
             "map has them; use posterior=normal, or downsampling=0"
         )
+    *grid, channels = latents
+    family = make(math.prod(latents))
 
     def distribution(params, output):
         by_latent = output.reshape(*grid, per_latent, channels)
-        return family.distribution(params, jnp.moveaxis(by_latent, 2, 0).reshape(-1))
+        flat = jnp.moveaxis(by_latent, 2, 0).reshape(family.outputs)
+        return family.distribution(params, flat)
 
     return family._replace(outputs=(*grid, per_latent * channels), distribution=distribution)
 

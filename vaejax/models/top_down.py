@@ -11,6 +11,9 @@ the state h_l comes down, from which p(z_l|z_>l) and, with d_l, q(z_l|z_>l, x) a
     q(z_l|z_>l, x):  the posterior's family, encoder_l of its own (d_l, h_l)
     p(x|z):          decoder_1(h_1, z_1)
 
+What is added is multiplied by a learned number that starts at 1 / sqrt(L), so that states do not
+grow with depth (after Child 2021); what becomes loc and log_scale by one that starts at 0.1,
+unless L = 1.
 The path belongs to theta, and q uses it too: q depends on theta and phi, p on theta alone.
 """
 
@@ -34,6 +37,8 @@ from vaejax.models.pieces import Pieces
 from vaejax.models.posteriors import Family
 from vaejax.models.priors import Prior
 from vaejax.types import Distribution, Model, Params
+
+_HEAD_GAIN = 0.1  # scales of z start near one; without it deep convolutions start at infinity
 
 
 class Merge(NamedTuple):
@@ -89,6 +94,18 @@ class Layer(NamedTuple):
     conditional: Family
 
 
+def scaled(network: Network, gain: float) -> Network:
+    """`network` times a learned number that starts at `gain`."""
+
+    def init(key):
+        return {"network": network.init(key), "gain": jnp.full((), gain)}
+
+    def apply(params, inputs):
+        return params["gain"] * network.apply(params["network"], inputs)
+
+    return Network(init, apply)
+
+
 def _is_normal(family: Family) -> bool:
     """Whether a family is one of independent normals, by tracing it."""
     found = []
@@ -109,24 +126,25 @@ def _layers(
     for index, place in enumerate(places):
         encoder, decoder = pieces.encoders[index], pieces.decoders[index]
         top = index == len(places) - 1
-        posterior = maps.on_grid(pieces.family(math.prod(place.latents)), place.latents)
-        normal = maps.on_grid(posteriors.normal(math.prod(place.latents)), place.latents)
-        if merge.normal and not top and not _is_normal(posterior):
+        posterior = maps.on_grid(pieces.family, place.latents)
+        normal = maps.on_grid(posteriors.normal, place.latents)
+        if merge.normal and not top and not _is_normal(pieces.family(2)):
             raise UserError("merge='precision' needs posterior=normal; use merge='concat'")
         inputs = maps.joined(place.state, place.latents) if skip and not top else place.latents
         bias = None if index else pieces.output_bias
         seen = maps.joined(place.state, place.state) if merge.sees_path else place.state
-        layers.append(
-            Layer(
-                place=place,
-                encoder=encoder(Site(below, posterior.outputs if top else place.state)),
-                posterior=posterior,
-                decoder=decoder(Site(inputs, outputs, decoder=True, output_bias=bias)),
-                q_head=None if top else encoder(Site(seen, posterior.outputs)),
-                p_head=None if top else decoder(Site(place.state, normal.outputs, decoder=True)),
-                conditional=normal,
-            )
-        )
+        up = encoder(Site(below, posterior.outputs if top else place.state))
+        down = decoder(Site(inputs, outputs, decoder=True, output_bias=bias))
+        q_head = None if top else encoder(Site(seen, posterior.outputs))
+        p_head = None if top else decoder(Site(place.state, normal.outputs, decoder=True))
+        if not top:
+            q_head, p_head = scaled(q_head, _HEAD_GAIN), scaled(p_head, _HEAD_GAIN)
+        added = len(places) ** -0.5
+        if index:
+            up = scaled(up, _HEAD_GAIN if top else added)
+        if index and skip and not top:
+            down = scaled(down, added)
+        layers.append(Layer(place, up, posterior, down, q_head, p_head, normal))
         below = outputs = place.state
     return tuple(layers)
 
