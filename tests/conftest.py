@@ -17,6 +17,7 @@ NUMERICS = (
     "test_gaps",
     "test_gradients",
     "test_kills",
+    "test_likelihoods",
     "test_numerics",
     "test_oracle",
     "test_pareto",
@@ -41,7 +42,7 @@ import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
 _PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
-_PARTS += ("linear_gaussian", "networks", "sites")
+_PARTS += ("linear_gaussian", "networks", "pixels", "sites")
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -113,8 +114,8 @@ def x64():
 
 @pytest.fixture
 def spec():
-    """Twelve pixels of different mean."""
-    return DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1))
+    """Twelve pixels of different mean; levels 0, 1 and 2, so that 0/1 are legal x of all."""
+    return DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1), levels=3)
 
 
 LINEAR = {
@@ -179,6 +180,22 @@ MODELS = {
         "posterior": "normal(shared_scale=True)",
         "likelihood": "normal",
     },
+    "continuous_bernoulli": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "continuous_bernoulli",
+    },
+    "discretized_logistic": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "discretized_logistic(scale='decoder')",
+    },
+    "logistic_mixture": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "discretized_logistic_mixture(num_components=2)",
+    },
+    "categorical": {"latent_dims": (1,), "encoder": "linear", "likelihood": "categorical"},
 }
 """Models at a size for tests; together they hold every part of every registry."""
 MODEL_NAMES = tuple(MODELS)

@@ -21,7 +21,7 @@ every_model = pytest.mark.parametrize("name", MODEL_NAMES)
 
 @functools.cache
 def _case(name):
-    spec = DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1))
+    spec = DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1), levels=3)
     model = small_models(spec)[name]
     params = jax.jit(lambda: perturbed(model.init(jax.random.key(0)), jax.random.key(1)))()
     return model, params, jnp.asarray(np.arange(12) % 2, jnp.float32).reshape(2, 6, 1)

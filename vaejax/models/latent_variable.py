@@ -91,12 +91,13 @@ def _refused_options(config: Config) -> list[str]:
 
 
 def data_of(config: Config) -> str:
-    """What values the likelihood models: "binary" or "real"."""
-    return parts.bind(config.likelihood, likelihoods.LIKELIHOODS)((1, 1, 1)).data
+    """What values the likelihood models: "binary", "levels" or "real"."""
+    spec = DataSpec((1, 1, 1), None)
+    return parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec).data
 
 
 def _layers(config: Config, spec: DataSpec) -> list[Layer]:
-    likelihood = parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec.shape)
+    likelihood = parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec)
     family = parts.bind(config.posterior, posteriors.POSTERIORS)
     bias = None
     if config.output_bias == "mean" and spec.mean is not None:
@@ -123,15 +124,15 @@ def build(config: Config, spec: DataSpec) -> Model:
     """
     mean = None if spec.mean is None else np.asarray(spec.mean)
     key = None if mean is None else (mean.shape, str(mean.dtype), mean.tobytes())
-    return _build(config, tuple(spec.shape), key)
+    return _build(config, spec._replace(shape=tuple(spec.shape), mean=None), key)
 
 
 @functools.lru_cache(maxsize=64)
-def _build(config: Config, shape: tuple[int, ...], mean_key: tuple | None) -> Model:
-    mean = None
+def _build(config: Config, spec: DataSpec, mean_key: tuple | None) -> Model:
     if mean_key is not None:
         mean = np.frombuffer(mean_key[2], mean_key[1]).reshape(mean_key[0])
-    layers = _layers(config, DataSpec(shape, mean))
+        spec = spec._replace(mean=mean)
+    layers = _layers(config, spec)
     prior = parts.bind(config.prior, priors.PRIORS)(layers[-1].size)
     model = Model(
         init=functools.partial(_init, layers, prior),
@@ -139,8 +140,9 @@ def _build(config: Config, shape: tuple[int, ...], mean_key: tuple | None) -> Mo
         posterior=_posterior(layers),
         likelihood=_likelihood(layers[0]),
         log_marginal=_log_marginal(layers, prior),
+        intensities=layers[0].below.intensities,
     )
-    return model._replace(kl_groups=_kl_groups(model, shape))
+    return model._replace(kl_groups=_kl_groups(model, spec.shape))
 
 
 def _init(layers: list[Layer], prior: Prior, key):
@@ -161,24 +163,31 @@ def _init(layers: list[Layer], prior: Prior, key):
     }
 
 
-def _posterior(layers: list[Layer]) -> Callable:
+def _encode(layers: list[Layer]) -> Callable:
+    """`(params, x) -> q(z|x)`, of an x as networks have it."""
+
     def conditional(params, index, inputs):
         phi, layer = params["inference"], layers[index]
         output = layer.encoder.apply(phi["encoders"][index], inputs)
         return layer.posterior.distribution(phi["posteriors"][index], output)
 
-    def posterior(params, x):
+    def encode(params, x):
         first = conditional(params, 0, x)
         following = tuple(
             functools.partial(conditional, params, index) for index in range(1, len(layers))
         )
         return Chain(first, following, top_down=False) if following else first
 
-    return posterior
+    return encode
+
+
+def _posterior(layers: list[Layer]) -> Callable:
+    encode, intensities = _encode(layers), layers[0].below.intensities
+    return lambda params, x: encode(params, intensities(x))
 
 
 def _prior(layers: list[Layer], prior: Prior) -> Callable:
-    posterior = _posterior(layers)
+    encoder = _encode(layers)
 
     def conditional(params, index, z):
         theta, layer = params["generative"], layers[index]
@@ -186,7 +195,7 @@ def _prior(layers: list[Layer], prior: Prior) -> Callable:
         return layer.below.distribution(theta["layers"][index - 1], output)
 
     def distribution(params):
-        encode = functools.partial(posterior, params)
+        encode = functools.partial(encoder, params)
         first = prior.distribution(params["generative"]["prior"], encode)
         following = tuple(
             functools.partial(conditional, params, index) for index in range(len(layers) - 1, 0, -1)

@@ -18,7 +18,7 @@ class Prior(NamedTuple):
     Attributes:
       init: `(key) -> params` of its own.
       distribution: `(params, encode) -> Distribution`; `encode` is x -> q(z|x), for priors
-        that are made of posteriors.
+        that are made of posteriors, of an x in [0, 1] whatever its units are.
       standard_normal: whether it is N(0, I), whatever its parameters.
     """
 
