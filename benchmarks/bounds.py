@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaejax import config as config_lib
-from vaejax import schema
 from vaejax.config import Config, Objective, Training
-from vaejax.config import Model as ModelConfig
 from vaejax.evaluation import mapping, per_example
 from vaejax.evidence import annealing
 from vaejax.models import latent_variable
@@ -26,6 +24,13 @@ _REPETITIONS = 7
 _SECONDS_PER_REPETITION = 1.0
 _TRAIN_CASES = {"k=1, B=100": (1, 275), "k=5, B=100": (5, 110), "k=50, B=100": (50, 14)}
 _NETWORK_STEPS = {"gated_mlp": 110, "conv": 55, "resnet": 22}
+
+
+Fields = dict[str, Any]
+_LADDERS: dict[str, Fields] = {
+    "2 layers": {"latent_dims": (50, 25), "hierarchy": "top_down"},
+    "5 layers": {"latent_dims": (50, 40, 30, 20, 10), "hierarchy": "top_down"},
+}
 
 
 def _seconds(function: Callable[[], Any]) -> float:
@@ -45,17 +50,17 @@ def _matmul() -> Callable[[], float]:
 
 
 def _mnist(
-    num_samples: int, max_steps: int, gradient: str = "pathwise", *, encoder: str = "mlp"
+    num_samples: int, max_steps: int, gradient: str = "pathwise", fields: Fields | None = None
 ) -> tuple[Config, Model, np.ndarray]:
     """A VAE of 50 latents on 55,000 random images (speed does not depend on their content).
 
-    784-200-200-50, or with the networks that `encoder` names.
+    784-200-200-50, or with the `fields` of its model that are given.
     """
     config = config_lib.validated(
         Config(
-            model=schema.checked(ModelConfig(encoder=(encoder,))),
             objective=Objective(bound="iwae", num_samples=num_samples, gradient=gradient),
             training=Training(max_steps_per_call=max_steps),
+            model=config_lib.Model(**fields or {}),
         )
     )
     images = np.random.default_rng(0).integers(0, 256, (55_000, 28, 28, 1), dtype=np.uint8)
@@ -104,10 +109,10 @@ class _Training(NamedTuple):
 
 
 def _compiled_training(
-    num_samples: int, steps: int, gradient: str = "pathwise", *, encoder: str = "mlp"
+    num_samples: int, steps: int, gradient: str = "pathwise", fields: Fields | None = None
 ) -> _Training:
     """`training.train_call` of the MNIST model, binarisation included, run once."""
-    config, model, images = _mnist(num_samples, steps, gradient, encoder=encoder)
+    config, model, images = _mnist(num_samples, steps, gradient, fields)
     plan = training.make_plan(config, len(images))
     call = jax.jit(training.train_call, static_argnames=("model", "plan"), donate_argnames="state")
     state = jax.jit(lambda: training.init_state(config, model=model))()
@@ -148,7 +153,7 @@ def training_rate(name: str) -> dict[str, float]:
 
 def network_rate(encoder: str) -> dict[str, float]:
     """Examples per second of a scan of training steps, k = 1, B = 100, with other networks."""
-    case = _compiled_training(1, _NETWORK_STEPS[encoder], encoder=encoder)
+    case = _compiled_training(1, _NETWORK_STEPS[encoder], fields={"encoder": (encoder,)})
     seconds, rate, _ = _best(case.run, _matmul())
     return {
         "examples_per_second": case.examples / seconds,
@@ -169,6 +174,16 @@ def estimator_cost(gradient: str, *, num_samples: int = 50, steps: int = 14) -> 
         "ratio_to_pathwise": statistics.median(own / other for own, other in pairs),
         "examples_per_second": ours.examples / min(own for own, _ in pairs),
         "compile_seconds": ours.compile_seconds,
+    }
+
+
+def ladder_rate(name: str) -> dict[str, float]:
+    """Examples per second of training a top-down MLP with one sample, binarisation included."""
+    case = _compiled_training(1, 55, fields=_LADDERS[name])
+    seconds = min(_seconds(case.run) for _ in range(_REPETITIONS))
+    return {
+        "examples_per_second": case.examples / seconds,
+        "compile_seconds": case.compile_seconds,
     }
 
 
@@ -199,7 +214,7 @@ def _evaluation(config: Config, model: Model, num_examples: int, num_samples: in
 
 def evaluation_memory(num_samples: int, encoder: str = "mlp") -> dict[str, float]:
     """Peak resident memory of this process after evaluating two examples at K samples."""
-    config, model, images = _mnist(1, 1, encoder=encoder)
+    config, model, images = _mnist(1, 1, fields={"encoder": (encoder,)})
     params = jax.jit(model.init)(jax.random.key(0))
     x = (images[:2] > 127).astype(np.uint8)
     mapping.over_examples(_evaluation(config, model, 2, num_samples), params, jax.random.key(0), x)
@@ -230,6 +245,7 @@ def machine() -> dict[str, Any]:
 CASES: dict[str, Callable[[], dict[str, float]]] = {
     **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
     **{f"train {name}": lambda name=name: network_rate(name) for name in _NETWORK_STEPS},
+    **{f"top-down, {name}": lambda name=name: ladder_rate(name) for name in _LADDERS},
     "doubly reparameterized k=50": lambda: estimator_cost("doubly_reparameterized"),
     "evaluate K=5000": evaluation_rate,
 }

@@ -21,6 +21,7 @@ NUMERICS = (
     "test_numerics",
     "test_oracle",
     "test_pareto",
+    "test_top_down",
 )
 SUITE = os.environ.get("VAEJAX_SUITE", "all")
 if SUITE == "plumbing":
@@ -42,7 +43,7 @@ import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
 _PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
-_PARTS += ("linear_gaussian", "networks", "pixels", "sites")
+_PARTS += ("linear_gaussian", "maps", "networks", "pixels", "sites", "top_down")
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -162,6 +163,23 @@ MODELS = {
         "latent_dims": (3,),
         "encoder": "mlp(hidden_dims=(5,))",
         "posterior": "full_normal",
+    },
+    "top_down-2": {
+        "latent_dims": (2, 3),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "hierarchy": "top_down(features=4)",
+    },
+    "top_down-3-ladder": {
+        "latent_dims": (2, 2, 1),
+        "encoder": "mlp(hidden_dims=(4,))",
+        "likelihood": "normal",
+        "hierarchy": "top_down(features=4, merge='precision', skip=False)",
+    },
+    "top_down-3-maps": {
+        "latent_dims": (1, 1, 3),
+        "encoder": "mlp(hidden_dims=(4,))",
+        "posterior": "normal(shared_scale=True)",
+        "hierarchy": "top_down(features=2, downsampling=(2, 2, 0))",
     },
     "conv-2": {
         "latent_dims": (3, 2),

@@ -12,7 +12,15 @@ from conftest import MODEL_NAMES, MODELS, model_config, perturbed, small_models
 
 from vaejax import schema
 from vaejax.config import Model
-from vaejax.models import distributions, latent_variable, likelihoods, networks, posteriors, priors
+from vaejax.models import (
+    distributions,
+    hierarchies,
+    latent_variable,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+)
 from vaejax.objectives import importance
 from vaejax.types import DataSpec
 
@@ -40,12 +48,14 @@ def test_every_part_of_every_registry_is_tested():
         "posterior": {config.posterior.name for config in configs},
         "likelihood": {config.likelihood.name for config in configs},
         "network": {part.name for config in configs for part in config.encoder},
+        "hierarchy": {config.hierarchy.name for config in configs},
     }
     assert used == {
         "prior": set(priors.PRIORS),
         "posterior": set(posteriors.POSTERIORS),
         "likelihood": set(likelihoods.LIKELIHOODS),
         "network": set(networks.NETWORKS),
+        "hierarchy": set(hierarchies.HIERARCHIES),
     }
 
 
@@ -82,9 +92,30 @@ def test_shapes_and_finiteness(case, spec):
 
 
 @every_model
-def test_params_are_split_into_theta_and_phi(case):
-    """log q depends on phi alone, log p(x, z) on theta alone."""
+def test_one_pass_draws_what_sample_draws_with_the_density_that_log_prob_gives(case):
+    """And rows of a batch are what they are alone."""
     model, params, x = case
+
+    def both(key):
+        found = []
+        for distribution in (model.posterior(params, x), model.prior(params)):
+            z, log_prob = distributions.sample_and_log_prob(distribution, key)
+            found.append(((z, log_prob), (distribution.sample(key), distribution.log_prob(z))))
+        return found
+
+    keys = jax.random.split(jax.random.key(2), 3)
+    batched, alone = jax.jit(lambda: (jax.vmap(both)(keys), both(keys[1])))()
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5)
+    for in_one_pass, in_two in batched:
+        jax.tree.map(close, in_one_pass, in_two)
+    jax.tree.map(close, jax.tree.map(lambda leaf: leaf[1], batched), alone)
+
+
+@every_model
+def test_params_are_split_into_theta_and_phi(case, name):
+    """log q depends on phi alone, log p(x, z) on theta alone; q goes p's way where it is shared."""
+    model, params, x = case
+    shared = MODELS[name].get("hierarchy", "").startswith("top_down")
     z = jax.jit(lambda: model.posterior(params, x).sample(jax.random.key(3)))()
     log_joint = lambda p: model.prior(p).log_prob(z) + model.likelihood(p, z).log_prob(x)
     for function, foreign in (
@@ -92,7 +123,8 @@ def test_params_are_split_into_theta_and_phi(case):
         (lambda p: model.posterior(p, x).log_prob(z), "generative"),
     ):
         gradient = jax.jit(jax.grad(function))(params)
-        assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient[foreign]))
+        used = any(np.any(leaf) for leaf in jax.tree.leaves(gradient[foreign]))
+        assert used == (shared and foreign == "generative")
         own = {"inference": "generative", "generative": "inference"}[foreign]
         assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient[own]))
 
@@ -111,7 +143,7 @@ def test_prior_and_posterior_densities_belong_to_their_samplers(case):
         else:
             z = model.posterior(params, x).sample(key)
             gradient = jax.grad(lambda p: model.posterior(p, x).log_prob(z))(params)
-        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient[side])])
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
 
     for side in ("generative", "inference"):
         scores = jax.jit(jax.vmap(lambda key, side=side: score(side, key)))(keys)

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 Params = dict[str, PyTree]
-"""`{"generative": theta, "inference": phi}`: theta parameterises p(x, z), phi q(z|x)."""
+"""`{"generative": theta, "inference": phi}`: theta is all that p(x, z) uses, phi the rest.
+
+q(z|x) may use theta too, as in a top-down hierarchy, whose path it shares."""
 
 Latent = PyTree
 """One latent sample: an array, or a tuple with one array per stochastic layer."""
@@ -59,7 +61,8 @@ class Model(NamedTuple):
     Attributes:
       init: `(key) -> params`.
       prior: `(params) -> Distribution` of z, p(z).
-      posterior: `(params, x) -> Distribution` of z, q(z|x), reparameterised.
+      posterior: `(params, x) -> Distribution` of z, q(z|x), reparameterised. It may use theta
+        too; gradient estimators tell its view of `params` from that of the other two.
       likelihood: `(params, z) -> Distribution` of x, p(x|z); it has a `mean`.
       kl_groups: `(params, x) -> [G]`, KL(q(z|x) || p(z)) in closed form, one number for each
         group of latents that both keep independent (a sum of them is the KL), or None.

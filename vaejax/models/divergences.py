@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from vaejax.types import Distribution
 
 
-def _is_diagonal_normal(distribution: Distribution) -> bool:
+def is_diagonal_normal(distribution: Distribution) -> bool:
+    """Whether it is numpyro's normal with independent values."""
     return isinstance(distribution, dist.Independent) and isinstance(
         distribution.base_dist, dist.Normal
     )
@@ -19,9 +20,9 @@ def kl_groups(q: Distribution, p: Distribution) -> Float[Array, "G"] | None:
     Two diagonal normals: one group per unit. A full normal against a diagonal one: a single
     group. Sums over groups are the KL. The formulas are those of `numpyro`.
     """
-    if not _is_diagonal_normal(p):
+    if not is_diagonal_normal(p):
         return None
-    if _is_diagonal_normal(q):
+    if is_diagonal_normal(q):
         return dist.kl_divergence(q.base_dist, p.base_dist)
     if isinstance(q, dist.MultivariateNormal):
         loc, scale = jnp.broadcast_arrays(p.base_dist.loc, p.base_dist.scale)

@@ -5,6 +5,7 @@ posterior is normal with a mean linear in x (Tipping and Bishop 1999, eq. 4 to 7
 composition of a normal prior, a `linear` decoder and a `normal` likelihood.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from vaejax import numerics
+from vaejax.models.likelihoods import Likelihood
+from vaejax.models.networks import Network
+from vaejax.models.priors import Prior
 from vaejax.types import Params
 
 
@@ -60,6 +64,24 @@ def log_marginal(model: LinearGaussian, x: Float[Array, "..."]) -> Float[Array, 
     log_det = 2.0 * jnp.sum(jnp.log(jnp.diag(factor)))
     log_det += 2.0 * (size - latent_dim) * model.log_scale
     return -0.5 * (quadratic + log_det + size * numerics.LOG_TWO_PI)
+
+
+def log_marginal_of(
+    prior: Prior, decoders: Sequence[Network], likelihood: Likelihood
+) -> Callable | None:
+    """`(params, x) -> log p(x)` of a model with one layer of these parts; None: not known."""
+    if len(decoders) > 1 or not prior.standard_normal or decoders[0].affine is None:
+        return None
+    if likelihood.log_scale is None:
+        return None
+
+    def exact(params, x):
+        theta = params["generative"]
+        matrix, bias = decoders[0].affine(theta["decoders"][0])
+        scale = likelihood.log_scale(theta["likelihood"])
+        return log_marginal(LinearGaussian(matrix, bias, scale), x)
+
+    return exact
 
 
 def exact_posterior(model: LinearGaussian) -> LinearPosterior:
