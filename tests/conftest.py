@@ -160,6 +160,29 @@ MODELS = {
         "encoder": "mlp(hidden_dims=(5,))",
         "posterior": "full_normal",
     },
+    "mlp-mixture": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "mixture(num_components=3)",
+        "prior": "mixture(num_components=3)",
+    },
+    "mlp-vamp": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "prior": "vamp(num_components=4)",
+    },
+    "mlp-coupling": {
+        "latent_dims": (3,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "coupling(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "coupling(kind='spline', num_layers=2, hidden_dims=(4,), num_bins=3)",
+    },
+    "mlp-2-iaf": {
+        "latent_dims": (3, 2),
+        "encoder": "mlp(hidden_dims=(5,)), mlp(hidden_dims=(4,))",
+        "posterior": "iaf(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "autoregressive(hidden_dims=(4,))",
+    },
     "linear_gaussian-full": {
         "latent_dims": (2,),
         "encoder": "linear",

@@ -57,6 +57,10 @@ class Model(NamedTuple):
       kl_groups: `(params, x) -> [G]`, KL(q(z|x) || p(z)) in closed form, one number for each
         group of latents that both keep independent (a sum of them is the KL), or None.
       log_marginal: `(params, x) -> []`, the exact log p(x), or None.
+      prepare: `(params) -> params`, with what needs no x computed once; every function of the
+        model takes both. For loops over examples or samples, where p(z) is made of encoders.
+      density_steps: how many network passes, one after another, log q(z|x) takes at a z that
+        q did not draw itself.
     """
 
     init: Callable[[PRNGKeyArray], Params]
@@ -65,6 +69,8 @@ class Model(NamedTuple):
     likelihood: Callable[[Params, Latent], Distribution]
     kl_groups: Callable[[Params, Float[Array, "..."]], Float[Array, "G"]] | None = None
     log_marginal: Callable[[Params, Float[Array, "..."]], Float[Array, ""]] | None = None
+    prepare: Callable[[Params], Params] = lambda params: params
+    density_steps: int = 1
 
 
 class LogTerms(NamedTuple):

@@ -48,12 +48,18 @@ class ExampleMap(NamedTuple):
 
 
 def make(
-    function: ExampleFunction, *, num_examples: int, budget: Budget, over_members: bool = False
+    function: ExampleFunction,
+    *,
+    num_examples: int,
+    budget: Budget,
+    prepare: Callable[[PyTree], PyTree] = lambda params: params,
+    over_members: bool = False,
 ) -> ExampleMap:
     """Compiles `function` for a set of `num_examples`.
 
-    Examples are spread over all devices; each holds at most `max_rows` rows at a time. With
-    `over_members` params have a leading axis [M], and results follow as [E, M, ...].
+    Examples are spread over all devices; each holds at most `max_rows` rows at a time. What
+    `prepare` makes of params, once per call, is what `function` gets. With `over_members` params
+    have a leading axis [M], and results follow as [E, M, ...].
     """
     mesh = Mesh(np.asarray(jax.devices()), ("examples",))
     share = math.ceil(num_examples / mesh.size)
@@ -61,9 +67,10 @@ def make(
     batches = min(math.ceil(share / batch), max(1, _WORK_PER_CALL // (batch * budget.work)))
     batch = math.ceil(share / (batches * math.ceil(share / (batch * batches))))
     one = jax.vmap(function, (0, None, None)) if over_members else function
+    ready = jax.vmap(prepare) if over_members else prepare
 
     def shard(params, key_data, indices, x):
-        key = jax.random.wrap_key_data(key_data)
+        key, params = jax.random.wrap_key_data(key_data), ready(params)
 
         def example(row):
             index, x = row

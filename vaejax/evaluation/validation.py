@@ -44,8 +44,13 @@ def _program(
     )
     rows = min(share, num_samples)
     budget = Budget(rows=rows, max_rows=max(rows, share), work=num_samples * count)
-    over_members = num_runs is not None
-    return mapping.make(one, num_examples=num_examples, budget=budget, over_members=over_members)
+    return mapping.make(
+        one,
+        num_examples=num_examples,
+        budget=budget,
+        prepare=model.prepare,
+        over_members=num_runs is not None,
+    )
 
 
 def make(

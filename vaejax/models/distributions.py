@@ -72,9 +72,24 @@ class Chain:
             total += conditional(above).log_prob(own)
         return total
 
+    def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Latent, Float[Array, ""]]:
+        """One draw of all layers and its log density, each layer in one pass."""
+        keys = jax.random.split(key, 1 + len(self.following))
+        value, total = sample_and_log_prob(self.first, keys[0])
+        z = [value]
+        for conditional, layer_key in zip(self.following, keys[1:], strict=True):
+            value, log_density = sample_and_log_prob(conditional(z[-1]), layer_key)
+            z.append(value)
+            total += log_density
+        return self._ordered(tuple(z)), total
+
     def layer_means(self, key: PRNGKeyArray) -> Latent:
-        """The mean of each layer given a sample of those before it; the first one's is exact."""
-        return self._ordered(tuple(layer.mean for layer in self._draw(key)[0]))
+        """The mean of each layer given a sample of those before it; the first one's is exact.
+
+        A layer without a `mean` gives its sample, whose expectation is the mean.
+        """
+        layers, z = self._draw(key)
+        return self._ordered(tuple(map(_mean_or, layers, z)))
 
 
 def sample_and_log_prob(
@@ -87,8 +102,16 @@ def sample_and_log_prob(
     return value, distribution.log_prob(value)
 
 
+def _mean_or(distribution: Distribution, sample: Float[Array, "..."]) -> Float[Array, "..."]:
+    return distribution.mean if hasattr(distribution, "mean") else sample
+
+
 def layer_means(distribution: Distribution, key: PRNGKeyArray) -> list[Float[Array, "..."]]:
-    """Per stochastic layer its mean, given a sample of the layers before it."""
+    """Per stochastic layer its mean, given a sample of the layers before it.
+
+    A sample in place of a mean that is not known: averages over keys are the mean in both
+    cases, and the spread over keys is the noise of that average.
+    """
     if hasattr(distribution, "layer_means"):
         return list(distribution.layer_means(key))
-    return [distribution.mean]
+    return [_mean_or(distribution, distribution.sample(key))]

@@ -8,7 +8,7 @@ array per layer, from the one next to the data on.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,15 @@ import numpy as np
 
 from vaejax import parts
 from vaejax.errors import UserError
-from vaejax.models import divergences, likelihoods, linear_gaussian, networks, posteriors, priors
+from vaejax.models import (
+    divergences,
+    likelihoods,
+    linear_gaussian,
+    mixtures,
+    networks,
+    posteriors,
+    priors,
+)
 from vaejax.models.distributions import Chain
 from vaejax.models.likelihoods import LIKELIHOODS, Likelihood
 from vaejax.models.networks import NETWORKS, Network, Site
@@ -84,9 +92,16 @@ def problems(config: Config) -> list[str]:
 def _refused_options(config: Config) -> list[str]:
     """What the parts themselves say of their options, asked on a shape that fits them all."""
     try:
-        _layers(config, DataSpec((32, 32, 1), None))
+        spec = DataSpec((32, 32, 1), None)
+        prior = parts.bind(config.prior, priors.PRIORS)(_layers(config, spec)[-1].size, spec)
     except UserError as error:
         return [f"model: {error}"]
+    if prior.encodes and len(config.latent_dims) > 1:
+        return [
+            f"model.prior: {config.prior.name} is made of q(z|u) at pseudo-inputs u, and with "
+            f"{len(config.latent_dims)} layers q(z_L|z_(L-1)) sees no input; use one layer, or "
+            f"model.prior=mixture"
+        ]
     return []
 
 
@@ -131,16 +146,20 @@ def _build(config: Config, shape: tuple[int, ...], mean_key: tuple | None) -> Mo
     mean = None
     if mean_key is not None:
         mean = np.frombuffer(mean_key[2], mean_key[1]).reshape(mean_key[0])
-    layers = _layers(config, DataSpec(shape, mean))
-    prior = parts.bind(config.prior, priors.PRIORS)(layers[-1].size)
+    spec = DataSpec(shape, mean)
+    layers = _layers(config, spec)
+    prior = parts.bind(config.prior, priors.PRIORS)(layers[-1].size, spec)
     model = Model(
         init=functools.partial(_init, layers, prior),
         prior=_prior(layers, prior),
         posterior=_posterior(layers),
         likelihood=_likelihood(layers[0]),
-        log_marginal=_log_marginal(layers, prior),
+        prepare=_prepare(layers, prior),
+        density_steps=max(layer.posterior.density_steps for layer in layers),
     )
-    return model._replace(kl_groups=_kl_groups(model, shape))
+    return model._replace(
+        kl_groups=_kl_groups(model, shape), log_marginal=_log_marginal(model, layers, shape)
+    )
 
 
 def _init(layers: list[Layer], prior: Prior, key):
@@ -177,8 +196,27 @@ def _posterior(layers: list[Layer]) -> Callable:
     return posterior
 
 
-def _prior(layers: list[Layer], prior: Prior) -> Callable:
+def _top(layers: list[Layer], prior: Prior) -> Callable:
     posterior = _posterior(layers)
+
+    def distribution(params):
+        encode = functools.partial(posterior, params)
+        return prior.distribution(params["generative"]["prior"], encode)
+
+    return distribution
+
+
+def _prepare(layers: list[Layer], prior: Prior) -> Callable:
+    """Puts p(z_L) into the parameters, where encoders make it: else each x, or each chunk of
+    samples, would run them again."""
+    top = _top(layers, prior)
+    if not prior.encodes:
+        return lambda params: params
+    return lambda params: params | {"prior": top(params)}
+
+
+def _prior(layers: list[Layer], prior: Prior) -> Callable:
+    top = _top(layers, prior)
 
     def conditional(params, index, z):
         theta, layer = params["generative"], layers[index]
@@ -186,8 +224,7 @@ def _prior(layers: list[Layer], prior: Prior) -> Callable:
         return layer.below.distribution(theta["layers"][index - 1], output)
 
     def distribution(params):
-        encode = functools.partial(posterior, params)
-        first = prior.distribution(params["generative"]["prior"], encode)
+        first = params["prior"] if "prior" in params else top(params)
         following = tuple(
             functools.partial(conditional, params, index) for index in range(len(layers) - 1, 0, -1)
         )
@@ -206,32 +243,38 @@ def _likelihood(layer: Layer) -> Callable:
     return likelihood
 
 
+def _traced(model: Model, shape: tuple[int, ...], function: Callable) -> Any:
+    """What `function(params, x)` returns, as shapes: nothing is computed."""
+    return jax.eval_shape(
+        lambda key, x: function(model.init(key), x),
+        jax.random.key(0),
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+    )
+
+
 def _kl_groups(model: Model, shape: tuple[int, ...]) -> Callable | None:
     """Asks the distributions themselves, by tracing, whether their KL is known."""
 
     def groups(params, x):
         return divergences.kl_groups(model.posterior(params, x), model.prior(params))
 
-    known = jax.eval_shape(
-        lambda key, x: groups(model.init(key), x),
-        jax.random.key(0),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-    )
-    return None if known is None else groups
+    return None if _traced(model, shape, groups) is None else groups
 
 
-def _log_marginal(layers: list[Layer], prior: Prior) -> Callable | None:
+def _log_marginal(model: Model, layers: list[Layer], shape: tuple[int, ...]) -> Callable | None:
+    """Known where p(z) is a mixture of diagonal normals and p(x|z) linear and normal."""
     layer = layers[0]
     log_scale = layer.below.log_scale
-    if len(layers) > 1 or not prior.standard_normal or layer.decoder.affine is None:
+    if len(layers) > 1 or log_scale is None or layer.decoder.affine is None:
         return None
-    if log_scale is None:
+    components = lambda params, x: mixtures.as_normals(model.prior(params))  # noqa: E731
+    if _traced(model, shape, components) is None:
         return None
 
     def log_marginal(params, x):
         theta = params["generative"]
         matrix, bias = layer.decoder.affine(theta["decoders"][0])
-        scale = log_scale(theta["likelihood"])
-        return linear_gaussian.log_marginal(linear_gaussian.LinearGaussian(matrix, bias, scale), x)
+        own = linear_gaussian.LinearGaussian(matrix, bias, log_scale(theta["likelihood"]))
+        return linear_gaussian.log_marginal_of_mixture(own, components(params, x), x)
 
     return log_marginal

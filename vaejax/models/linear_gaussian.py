@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from vaejax import numerics
+from vaejax.models.mixtures import NormalMixture
 from vaejax.types import Params
+
+_AT_ONCE = 16  # components, each with a matrix [D, Z] of its own
 
 
 class LinearGaussian(NamedTuple):
@@ -60,6 +63,24 @@ def log_marginal(model: LinearGaussian, x: Float[Array, "..."]) -> Float[Array, 
     log_det = 2.0 * jnp.sum(jnp.log(jnp.diag(factor)))
     log_det += 2.0 * (size - latent_dim) * model.log_scale
     return -0.5 * (quadratic + log_det + size * numerics.LOG_TWO_PI)
+
+
+def log_marginal_of_mixture(
+    model: LinearGaussian, prior: NormalMixture, x: Float[Array, "..."]
+) -> Float[Array, ""]:
+    """log sum_m w_m N(x; W loc_m + b, W diag(scale_m)^2 W' + s^2 I), in nats.
+
+    The exact log p(x) where p(z) is a mixture of diagonal normals: component m is the model
+    with weights W diag(scale_m) and bias W loc_m + b.
+    """
+
+    def component(loc, scale):
+        bias = model.bias + model.weights @ loc
+        own = model._replace(weights=model.weights * scale[None, :], bias=bias)
+        return log_marginal(own, x)
+
+    terms = jax.lax.map(lambda own: component(*own), (prior.loc, prior.scale), batch_size=_AT_ONCE)
+    return jax.nn.logsumexp(prior.log_weights + terms)
 
 
 def exact_posterior(model: LinearGaussian) -> LinearPosterior:

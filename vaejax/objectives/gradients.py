@@ -201,13 +201,12 @@ def sleep_phi(
         z = model.prior(frozen).sample(z_key)
         return model.posterior(params, model.likelihood(frozen, z).sample(x_key)).log_prob(z)
 
-    terms = importance.sample_log_terms(
-        frozen | {"generative": params["generative"]},
-        data_key,
-        x,
-        model=model,
-        num_samples=target.num_samples,
-    )
+    def draw(key):
+        z = model.posterior(frozen, x).sample(key)
+        return importance.log_terms_at(params, x, jax.lax.stop_gradient(z), model=model)
+
+    terms = jax.vmap(draw)(jax.random.split(data_key, target.num_samples))
+    terms = terms._replace(log_posterior=jax.lax.stop_gradient(terms.log_posterior))
     value = target.bound(importance.log_weights(terms, beta=target.beta))
     log_posterior = jnp.mean(jax.vmap(dream)(jax.random.split(dream_key, target.num_samples)))
     return value + log_posterior - jax.lax.stop_gradient(log_posterior), terms
