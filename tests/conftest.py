@@ -10,6 +10,7 @@ import tempfile
 # no optimised code. Without VAEJAX_SUITE everything is optimised.
 NUMERICS = (
     "test_bounds",
+    "test_distributions",
     "test_evaluation",
     "test_evidence",
     "test_fusion",

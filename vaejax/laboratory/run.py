@@ -103,10 +103,8 @@ def check(settings: Settings, model: Model) -> None:
             for problem in bounds.problems(pair.bound, num_samples=num_samples):
                 raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
     for pair in settings.pairs:
-        if pair.record.uses_closed_form_kl and model.kl_groups is None:
-            raise UserError(
-                f"--estimators: {pair.label}: this model has no closed-form KL; leave it out"
-            )
+        for problem in gradients.unfit(pair.estimator, model):
+            raise UserError(f"--estimators: {pair.label}: {problem}; or leave it out")
 
 
 def _check_number(flag: str, value: int, low: int) -> None:

@@ -31,6 +31,8 @@ Bound = Callable[[Float[Array, "K"]], Float[Array, ""]]
 Surrogate = Callable[..., tuple[Float[Array, ""], LogTerms]]
 PhiWeights = Callable[..., tuple[Float[Array, "K"], Float[Array, "K"]]]
 _HESSIAN_ROWS = 64
+MOST_DENSITY_STEPS = 512
+"""Network passes, one after another, beyond which log q at a given z is refused."""
 
 
 class Target(NamedTuple):
@@ -221,6 +223,8 @@ class Gradient(NamedTuple):
       own_objective: whether phi follows a divergence of its own, not a bound.
       uses_closed_form_kl: whether it is a form of the ELBO that needs the model's KL.
       reference: name of the estimator that is known to be unbiased for what this one estimates.
+      needs_density: whether it asks log q(z|x) at samples as if they were any z, also where phi
+        follows the bound of theta.
     """
 
     surrogate: Surrogate
@@ -228,6 +232,7 @@ class Gradient(NamedTuple):
     own_objective: bool = False
     uses_closed_form_kl: bool = False
     reference: str = "pathwise"
+    needs_density: bool = True
 
 
 def _stl_unsound(bound: bounds.Bound) -> str | None:
@@ -247,7 +252,7 @@ def _of_weights(weights: PhiWeights, *, tempered: bool = True) -> Surrogate:
 
 
 GRADIENTS: dict[str, Gradient] = {
-    "pathwise": Gradient(pathwise),
+    "pathwise": Gradient(pathwise, needs_density=False),
     "stl": Gradient(_of_weights(stl_weights), unsound=_stl_unsound),
     "doubly_reparameterized": Gradient(
         _of_weights(doubly_reparameterized_weights), unsound=_doubly_reparameterized_unsound
@@ -260,7 +265,7 @@ GRADIENTS: dict[str, Gradient] = {
         own_objective=True,
         reference="wake_phi",
     ),
-    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True),
+    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True, needs_density=False),
     "sleep_phi": Gradient(sleep_phi, own_objective=True, reference="sleep_phi"),
 }
 
@@ -273,6 +278,25 @@ def refusals(gradient: str, bound: Part, inference_bound: Part | None) -> list[s
         return [f"{gradient} is a form of the elbo alone, bound is {bound}; use pathwise"]
     if estimator.own_objective and inference_bound is not None:
         return [f"phi of {gradient} follows no bound; leave out inference_bound"]
+    return []
+
+
+def unfit(gradient: str, model: Model, inference_bound: Part | None = None) -> list[str]:
+    """Why an estimator cannot be used with this model; [] where it can."""
+    estimator = GRADIENTS[gradient]
+    if estimator.uses_closed_form_kl and model.kl_groups is None:
+        return [
+            f"{gradient} needs a closed form of KL(q || p(z)), which one stochastic layer with a "
+            f"prior and posteriors that are normal has; this model has none; use pathwise"
+        ]
+    slow = model.density_steps > MOST_DENSITY_STEPS
+    if slow and (estimator.needs_density or inference_bound is not None):
+        which = gradient if inference_bound is None else f"{gradient} with an inference_bound"
+        return [
+            f"{which} needs log q(z|x) at given z, which this q finds one latent after another, "
+            f"{model.density_steps:,} network passes (at most {MOST_DENSITY_STEPS}); use pathwise "
+            f"with one bound, or model.posterior=coupling"
+        ]
     return []
 
 

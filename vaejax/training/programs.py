@@ -73,13 +73,9 @@ def set_up(config: Config) -> Setup:
 
 def _check(config: Config, data: splits.TrainingData, model: Model) -> None:
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
-    needs_kl = gradients.GRADIENTS[config.objective.gradient].uses_closed_form_kl
-    if needs_kl and model.kl_groups is None:
-        raise UserError(
-            f"config.objective.gradient: {config.objective.gradient} needs a closed form of "
-            f"KL(q || p(z)), which one stochastic layer with normal parts has; this model has "
-            f"none; use pathwise"
-        )
+    objective = config.objective
+    for problem in gradients.unfit(objective.gradient, model, objective.inference_bound):
+        raise UserError(f"config.objective.gradient: {problem}")
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))

@@ -62,8 +62,8 @@ class Diagnostics(NamedTuple):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Works for every model."""
-    return []
+    """Every model will do; starting at a q with a slow density will not."""
+    return [f"smc: {problem}" for problem in annealing.problems(config, model=model)]
 
 
 class _Run(NamedTuple):
