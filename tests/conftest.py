@@ -13,6 +13,7 @@ NUMERICS = (
     "test_distributions",
     "test_evaluation",
     "test_evidence",
+    "test_families",
     "test_fusion",
     "test_gaps",
     "test_gradients",
@@ -61,6 +62,7 @@ SLOWEST_FIRST = (
     "test_explain",
     "test_gradients",
     "test_evidence",
+    "test_families",
     "test_comparison",
 )
 

@@ -16,7 +16,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vaejax.models import latents
-from vaejax.objectives import gradients
 from vaejax.schema import field
 from vaejax.types import Model, Params
 
@@ -45,17 +44,6 @@ class Budget:
     pilot_examples: int = field(8, "examples the pilot runs on", low=1, high=_MOST)
     pilot_temperatures: int = field(20, "temperatures at which it tunes", low=2, high=_MOST)
     pilot_moves: int = field(30, "moves at each of them", low=2, high=_MOST)
-
-
-def problems(budget: Budget, *, model: Model) -> list[str]:
-    """Chains that start at q(z|x) ask its density at every step."""
-    slow = model.density_steps > gradients.MOST_DENSITY_STEPS
-    if budget.start == "posterior" and slow:
-        return [
-            f"log q(z|x) at given z takes {model.density_steps:,} network passes one after another "
-            f"with this posterior (at most {gradients.MOST_DENSITY_STEPS}); use start=prior"
-        ]
-    return []
 
 
 class Schedule(NamedTuple):

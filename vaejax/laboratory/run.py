@@ -20,7 +20,7 @@ from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import figures as gradient_plots
 from vaejax.laboratory.draws import Pair
 from vaejax.models import latent_variable
-from vaejax.objectives import bounds, gradients
+from vaejax.objectives import bounds, gradients, requirements
 from vaejax.storage import files
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory, runs
@@ -103,7 +103,7 @@ def check(settings: Settings, model: Model) -> None:
             for problem in bounds.problems(pair.bound, num_samples=num_samples):
                 raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
     for pair in settings.pairs:
-        for problem in gradients.unfit(pair.estimator, model):
+        for problem in requirements.problems(pair.estimator, model):
             raise UserError(f"--estimators: {pair.label}: {problem}; or leave it out")
 
 

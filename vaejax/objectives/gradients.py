@@ -31,8 +31,6 @@ Bound = Callable[[Float[Array, "K"]], Float[Array, ""]]
 Surrogate = Callable[..., tuple[Float[Array, ""], LogTerms]]
 PhiWeights = Callable[..., tuple[Float[Array, "K"], Float[Array, "K"]]]
 _HESSIAN_ROWS = 64
-MOST_DENSITY_STEPS = 512
-"""Network passes, one after another, beyond which log q at a given z is refused."""
 
 
 class Target(NamedTuple):
@@ -278,25 +276,6 @@ def refusals(gradient: str, bound: Part, inference_bound: Part | None) -> list[s
         return [f"{gradient} is a form of the elbo alone, bound is {bound}; use pathwise"]
     if estimator.own_objective and inference_bound is not None:
         return [f"phi of {gradient} follows no bound; leave out inference_bound"]
-    return []
-
-
-def unfit(gradient: str, model: Model, inference_bound: Part | None = None) -> list[str]:
-    """Why an estimator cannot be used with this model; [] where it can."""
-    estimator = GRADIENTS[gradient]
-    if estimator.uses_closed_form_kl and model.kl_groups is None:
-        return [
-            f"{gradient} needs a closed form of KL(q || p(z)), which one stochastic layer with a "
-            f"prior and posteriors that are normal has; this model has none; use pathwise"
-        ]
-    slow = model.density_steps > MOST_DENSITY_STEPS
-    if slow and (estimator.needs_density or inference_bound is not None):
-        which = gradient if inference_bound is None else f"{gradient} with an inference_bound"
-        return [
-            f"{which} needs log q(z|x) at given z, which this q finds one latent after another, "
-            f"{model.density_steps:,} network passes (at most {MOST_DENSITY_STEPS}); use pathwise "
-            f"with one bound, or model.posterior=coupling"
-        ]
     return []
 
 

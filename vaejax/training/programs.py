@@ -19,7 +19,7 @@ from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
-from vaejax.objectives import gradients
+from vaejax.objectives import requirements
 from vaejax.training import memory
 from vaejax.training import step as training
 from vaejax.training.step import Plan, TrainState
@@ -74,7 +74,9 @@ def set_up(config: Config) -> Setup:
 def _check(config: Config, data: splits.TrainingData, model: Model) -> None:
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
     objective = config.objective
-    for problem in gradients.unfit(objective.gradient, model, objective.inference_bound):
+    for problem in requirements.problems(
+        objective.gradient, model, inference_bound=objective.inference_bound
+    ):
         raise UserError(f"config.objective.gradient: {problem}")
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))

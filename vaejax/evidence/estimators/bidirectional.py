@@ -33,8 +33,8 @@ class Config(annealing.Budget):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Every model will do, each can be simulated from; starting at a q with a slow density will not."""
-    return [f"bidirectional: {problem}" for problem in annealing.problems(config, model=model)]
+    """Works for every model: each can be simulated from. As `annealed` for its start."""
+    return annealed.start_problems("bidirectional", config, model=model)
 
 
 def _summarize_reverse(chains: annealing.Chain) -> Evidence:
