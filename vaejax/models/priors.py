@@ -19,7 +19,7 @@ from vaejax.types import DataSpec, Distribution
 Encode = Callable[[Float[Array, "..."]], Distribution]
 _MOST_COMPONENTS = 2**20
 _START_SPREAD = 0.5  # standard deviation of a mixture's first means
-_PIXEL_CLIP = 0.01  # pseudo-inputs start inside the data's range, where a sigmoid can move them
+_PIXEL_CLIP = 0.01  # pseudo-inputs start inside the range of images, where gradients move them
 
 
 class Prior(NamedTuple):
@@ -84,8 +84,9 @@ def vamp(
 
     The VampPrior of Tomczak and Welling (2018), eq. 9. It depends on phi, through q. Pseudo-inputs
     start at the mean training example plus normal noise of standard deviation `noise`; with
-    `bounded` they are sigmoids and stay in [0, 1], as images do. For a q of independent normals
-    log p(z) is two matrix products; any other q is evaluated M times.
+    `bounded` they are cut to [0, 1], as images are (a value that has left it stays at its end).
+    For a q of independent normals log p(z) is two matrix products; any other q is evaluated M
+    times.
 
     Raises:
       UserError: no components, negative noise, or `bounded` where the mean of the data leaves
@@ -101,12 +102,12 @@ def vamp(
     def init(key):
         start = mean[None] + noise * jax.random.normal(key, (num_components, *spec.shape))
         if bounded:
-            start = jax.scipy.special.logit(jnp.clip(start, _PIXEL_CLIP, 1.0 - _PIXEL_CLIP))
+            start = jnp.clip(start, _PIXEL_CLIP, 1.0 - _PIXEL_CLIP)
         return {"pseudo_inputs": start}
 
     def distribution(params, encode):
         free = params["pseudo_inputs"]
-        components = jax.vmap(encode)(jax.nn.sigmoid(free) if bounded else free)
+        components = jax.vmap(encode)(jnp.clip(free, 0.0, 1.0) if bounded else free)
         if not mixtures.is_diagonal_normal(components):
             return Mixture(components)
         log_weights = jnp.full(num_components, -math.log(num_components))
