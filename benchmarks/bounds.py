@@ -32,6 +32,15 @@ _LADDERS: dict[str, Fields] = {
     "5 layers": {"latent_dims": (50, 40, 30, 20, 10), "hierarchy": "top_down"},
 }
 
+_PART_CASES: dict[str, Fields] = {
+    "prior=vamp(500)": {"prior": "vamp(num_components=500)"},
+    "prior=coupling": {"prior": "coupling"},
+    "posterior=coupling": {"posterior": "coupling"},
+    "posterior=coupling(spline)": {"posterior": "coupling(kind='spline')"},
+    "posterior=iaf": {"posterior": "iaf"},
+    "posterior=mixture": {"posterior": "mixture"},
+}
+
 
 def _seconds(function: Callable[[], Any]) -> float:
     begun = time.perf_counter()
@@ -187,6 +196,21 @@ def ladder_rate(name: str) -> dict[str, float]:
     }
 
 
+def part_rate(fields: Fields) -> dict[str, float]:
+    """Training rate at k = 1 of the model with `fields`, and over that of the model without.
+
+    The median ratio of neighbouring runs, in turn: the machine's speed drifts.
+    """
+    steps = 110
+    ours, plain = _compiled_training(1, steps, fields=fields), _compiled_training(1, steps)
+    pairs = [(_seconds(ours.run), _seconds(plain.run)) for _ in range(_REPETITIONS)]
+    return {
+        "ratio_to_plain": statistics.median(other / own for own, other in pairs),
+        "examples_per_second": ours.examples / min(own for own, _ in pairs),
+        "compile_seconds": ours.compile_seconds,
+    }
+
+
 def evaluation_rate(num_samples: int = 5000) -> dict[str, float]:
     """Log weights per second of `per_example.evaluate`, all its statistics included.
 
@@ -246,6 +270,10 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
     **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
     **{f"train {name}": lambda name=name: network_rate(name) for name in _NETWORK_STEPS},
     **{f"top-down, {name}": lambda name=name: ladder_rate(name) for name in _LADDERS},
+    **{
+        f"train {name}, k=1": lambda fields=fields: part_rate(fields)
+        for name, fields in _PART_CASES.items()
+    },
     "doubly reparameterized k=50": lambda: estimator_cost("doubly_reparameterized"),
     "evaluate K=5000": evaluation_rate,
 }

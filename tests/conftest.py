@@ -11,8 +11,10 @@ import tempfile
 NUMERICS = (
     "test_bounds",
     "test_convolutions",
+    "test_distributions",
     "test_evaluation",
     "test_evidence",
+    "test_families",
     "test_fusion",
     "test_gaps",
     "test_gradients",
@@ -64,6 +66,7 @@ SLOWEST_FIRST = (
     "test_explain",
     "test_gradients",
     "test_evidence",
+    "test_families",
     "test_comparison",
 )
 
@@ -186,6 +189,29 @@ MODELS = {
         "encoder": "conv(channels=(2,)), gated_mlp(hidden_dims=(4,))",
     },
     "resnet": {"latent_dims": (2,), "encoder": "resnet(channels=(2,), norm='group')"},
+    "mlp-mixture": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "mixture(num_components=3)",
+        "prior": "mixture(num_components=3)",
+    },
+    "mlp-vamp": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "prior": "vamp(num_components=4)",
+    },
+    "mlp-coupling": {
+        "latent_dims": (3,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "coupling(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "coupling(kind='spline', num_layers=2, hidden_dims=(4,), num_bins=3)",
+    },
+    "mlp-2-iaf": {
+        "latent_dims": (3, 2),
+        "encoder": "mlp(hidden_dims=(5,)), mlp(hidden_dims=(4,))",
+        "posterior": "iaf(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "autoregressive(hidden_dims=(4,))",
+    },
     "linear_gaussian-full": {
         "latent_dims": (2,),
         "encoder": "linear",

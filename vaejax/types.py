@@ -69,6 +69,10 @@ class Model(NamedTuple):
       log_marginal: `(params, x) -> []`, the exact log p(x), or None.
       intensities: `(x) -> x in [0, 1]`, as networks and pictures have it; whole numbers 0..L-1
         become x / (L - 1).
+      prepare: `(params) -> params`, with what needs no x computed once; every function of the
+        model takes both. For loops over examples or samples, where p(z) is made of encoders.
+      density_steps: how many network passes, one after another, log q(z|x) takes at a z that
+        q did not draw itself.
     """
 
     init: Callable[[PRNGKeyArray], Params]
@@ -78,6 +82,8 @@ class Model(NamedTuple):
     kl_groups: Callable[[Params, Float[Array, "..."]], Float[Array, "G"]] | None = None
     log_marginal: Callable[[Params, Float[Array, "..."]], Float[Array, ""]] | None = None
     intensities: Callable[[Float[Array, "..."]], Float[Array, "..."]] = unchanged
+    prepare: Callable[[Params], Params] = lambda params: params
+    density_steps: int = 1
 
 
 class LogTerms(NamedTuple):

@@ -12,15 +12,16 @@ import numpy as np
 from vaejax import parts
 from vaejax.errors import UserError
 from vaejax.models import divergences, hierarchies, likelihoods, networks, posteriors, priors
+from vaejax.models.distributions import Chain
 from vaejax.models.hierarchies import HIERARCHIES
 from vaejax.models.likelihoods import LIKELIHOODS
 from vaejax.models.networks import NETWORKS, Network, Site
 from vaejax.models.pieces import Pieces
 from vaejax.models.posteriors import POSTERIORS
-from vaejax.models.priors import PRIORS
+from vaejax.models.priors import PRIORS, Prior
 from vaejax.parts import Part
 from vaejax.schema import field
-from vaejax.types import DataSpec, Model
+from vaejax.types import DataSpec, Distribution, Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +86,12 @@ def _networks(given: tuple[Part, ...], count: int) -> tuple[Callable[[Site], Net
 
 def _assembled(config: Config, spec: DataSpec) -> Model:
     likelihood = parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec)
-    bias = None
-    if config.output_bias == "mean" and spec.mean is not None:
-        bias = np.asarray(likelihood.output_bias(jnp.asarray(spec.mean)))
+    seen, bias = spec, None
+    if spec.mean is not None:
+        mean = jnp.asarray(spec.mean)
+        seen = spec._replace(mean=np.asarray(likelihood.intensities(mean)))
+        bias = np.asarray(likelihood.output_bias(mean)) if config.output_bias == "mean" else None
+    prior = parts.bind(config.prior, priors.PRIORS)
     count = len(config.latent_dims)
     pieces = Pieces(
         shape=spec.shape,
@@ -95,15 +99,38 @@ def _assembled(config: Config, spec: DataSpec) -> Model:
         encoders=_networks(config.encoder, count),
         decoders=_networks(config.decoder or config.encoder, count),
         family=parts.bind(config.posterior, posteriors.POSTERIORS),
-        prior=parts.bind(config.prior, priors.PRIORS),
+        prior=lambda size: _or_made(prior(size, seen)),
         likelihood=likelihood,
         output_bias=bias,
     )
     model = parts.bind(config.hierarchy, hierarchies.HIERARCHIES)(pieces)
     encode, intensities = model.posterior, likelihood.intensities
     return model._replace(
-        posterior=lambda params, x: encode(params, intensities(x)), intensities=intensities
+        posterior=lambda params, x: encode(params, intensities(x)),
+        intensities=intensities,
+        prepare=_prepare(model) if prior(1, seen).encodes else model.prepare,
     )
+
+
+def _or_made(prior: Prior) -> Prior:
+    """`prior`, which takes the distribution itself in the place of its parameters too."""
+
+    def distribution(params, encode):
+        return params if isinstance(params, Distribution) else prior.distribution(params, encode)
+
+    return prior._replace(distribution=distribution)
+
+
+def _prepare(model: Model) -> Callable:
+    """Puts p(z_L) in the place of its parameters, where encoders make it: else each x, or each
+    chunk of samples, would run them again."""
+
+    def prepare(params):
+        prior = model.prior(params)
+        made = prior.first if isinstance(prior, Chain) else prior
+        return params | {"generative": params["generative"] | {"prior": made}}
+
+    return prepare
 
 
 def build(config: Config, spec: DataSpec) -> Model:
