@@ -11,12 +11,15 @@ import tempfile
 NUMERICS = (
     "test_bounds",
     "test_convolutions",
+    "test_distributions",
     "test_evaluation",
     "test_evidence",
+    "test_families",
     "test_fusion",
     "test_gaps",
     "test_gradients",
     "test_kills",
+    "test_likelihoods",
     "test_numerics",
     "test_oracle",
     "test_pareto",
@@ -42,7 +45,7 @@ import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
 _PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
-_PARTS += ("linear_gaussian", "maps", "networks", "sites", "top_down")
+_PARTS += ("linear_gaussian", "maps", "networks", "pixels", "sites", "top_down")
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -63,6 +66,7 @@ SLOWEST_FIRST = (
     "test_explain",
     "test_gradients",
     "test_evidence",
+    "test_families",
     "test_comparison",
 )
 
@@ -114,8 +118,8 @@ def x64():
 
 @pytest.fixture
 def spec():
-    """Twelve pixels of different mean."""
-    return DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1))
+    """Twelve pixels of different mean; levels 0, 1 and 2, so that 0/1 are legal x of all."""
+    return DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1), levels=3)
 
 
 LINEAR = {
@@ -185,6 +189,29 @@ MODELS = {
         "encoder": "conv(channels=(2,)), gated_mlp(hidden_dims=(4,))",
     },
     "resnet": {"latent_dims": (2,), "encoder": "resnet(channels=(2,), norm='group')"},
+    "mlp-mixture": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "mixture(num_components=3)",
+        "prior": "mixture(num_components=3)",
+    },
+    "mlp-vamp": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "prior": "vamp(num_components=4)",
+    },
+    "mlp-coupling": {
+        "latent_dims": (3,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "coupling(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "coupling(kind='spline', num_layers=2, hidden_dims=(4,), num_bins=3)",
+    },
+    "mlp-2-iaf": {
+        "latent_dims": (3, 2),
+        "encoder": "mlp(hidden_dims=(5,)), mlp(hidden_dims=(4,))",
+        "posterior": "iaf(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "autoregressive(hidden_dims=(4,))",
+    },
     "linear_gaussian-full": {
         "latent_dims": (2,),
         "encoder": "linear",
@@ -197,6 +224,22 @@ MODELS = {
         "posterior": "normal(shared_scale=True)",
         "likelihood": "normal",
     },
+    "continuous_bernoulli": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "continuous_bernoulli",
+    },
+    "discretized_logistic": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "discretized_logistic(scale='decoder')",
+    },
+    "logistic_mixture": {
+        "latent_dims": (1,),
+        "encoder": "linear",
+        "likelihood": "discretized_logistic_mixture(num_components=2)",
+    },
+    "categorical": {"latent_dims": (1,), "encoder": "linear", "likelihood": "categorical"},
 }
 """Models at a size for tests; together they hold every part of every registry."""
 MODEL_NAMES = tuple(MODELS)

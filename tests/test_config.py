@@ -308,7 +308,7 @@ def test_a_path_of_a_config_file_may_hold_a_colon(tmp_path):
     ("overrides", "message"),
     [
         ({"dataset__binarization": "none"}, "bernoulli needs 0 or 1"),
-        ({"model__likelihood": "normal"}, "normal is a density, and x is 0 or 1"),
+        ({"model__likelihood": "normal"}, "is a density, and x is 0 or 1"),
         (
             {
                 "objective__gradient": "closed_form_kl",

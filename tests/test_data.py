@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from conftest import small_config
 
 from vaejax import keys
-from vaejax.data import binarization, prepared, slices, splits
+from vaejax.data import binarization, prepared, recipes, slices, splits
 from vaejax.data import sources as datasets
 from vaejax.errors import UserError
 
@@ -184,7 +184,7 @@ def test_held_out_data_is_fixed_and_hashed():
 def test_validation_is_cut_from_train_and_test_is_untouched():
     config = small_config(dataset__binarization="none", model__likelihood="normal")
     data = splits.training_data(config)
-    assert (data.kind, data.validation.kind) == ("levels", "levels")
+    assert (data.kind, data.validation.kind) == ("levels", "real")
     assert data.validation.x.shape == (37, 8, 8, 1)
     parts = [data.images / np.float32(255), data.validation.x]
     whole = datasets.load("digits", "train").images / np.float32(255)
@@ -384,7 +384,7 @@ def test_images_that_are_binary_already_are_never_scaled(mnist_directory):
         splits.training_data(small_config(**options))
     config = small_config(**options, dataset__binarization="none")
     data, test = splits.training_data(config), splits.held_out(config, "test")
-    x = binarization.prepare(jax.random.key(0), data.images, binarization="none", kind=data.kind)
+    x = recipes.prepare(jax.random.key(0), data.images, recipes.of(config, data.kind))
     assert set(np.unique(x)) == {0.0, 1.0}
     assert set(np.unique(test.x)) == {0, 1}
     assert (data.kind, test.kind, test.binarization) == ("binary", "binary", "none")
@@ -432,8 +432,10 @@ def test_prepare_makes_x_of_every_kind(kind):
     images = images if kind == "levels" else (images / 255).astype(np.float32)
     made = {
         choice: np.asarray(
-            jax.jit(binarization.prepare, static_argnames=("binarization", "kind"))(
-                jax.random.key(0), images, binarization=choice, kind=kind
+            jax.jit(recipes.prepare, static_argnames="recipe")(
+                jax.random.key(0),
+                images,
+                recipe=recipes.Recipe(kind, "real" if choice == "none" else "binary", choice),
             )
         )
         for choice in binarization.CHOICES

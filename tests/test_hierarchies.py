@@ -166,7 +166,7 @@ def _encodes(hierarchy, latent_dims, monkeypatch):
     """What a prior that is made of posteriors is given."""
     given = []
 
-    def spy(size):
+    def spy(size, spec):
         def distribution(params, encode):
             given.append(encode)
             return dist.Normal(jnp.zeros(size), 1.0).to_event(1)

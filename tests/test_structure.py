@@ -14,6 +14,7 @@ LAYERS = (
     {"models"},
     {"objectives"},
     {"evidence"},
+    {"consistency"},
     {"config"},
     {"data"},
     {"storage"},

@@ -7,11 +7,10 @@ its structure. Nothing is checked when a config is made: `validated` checks a co
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from vaejax import python_files, schema
+from vaejax import consistency, python_files, schema
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
 from vaejax.objectives import bounds, gradients
@@ -42,9 +41,14 @@ class Dataset:
     binarization: Literal["dynamic", "static", "threshold", "none"] = field(
         "dynamic",
         "dynamic: fresh 0/1 draws in training, one fixed draw in evaluation; static: one fixed "
-        "draw for both; threshold: above the middle; none: as they are, levels / 255",
+        "draw for both; threshold: above the middle; none: as they are, whole numbers for a mass "
+        "over levels, levels / 255 for a density",
     )
-    binarization_seed: int = field(0, "seed of the fixed draw", **_SEEDS)
+    binarization_seed: int = field(0, "seed of the fixed draws, of 0/1 or of noise", **_SEEDS)
+    levels: int = field(256, "grey or colour levels that are told apart", low=2, high=256)
+    dequantize: bool = field(
+        False, "density: x is (level + u) / levels, u uniform: fresh in training, else fixed"
+    )
 
 
 @schema.register
@@ -235,65 +239,12 @@ def validated(config: Config) -> Config:
         every problem is named.
     """
     config = schema.checked(config)
-    found = latent_variable.problems(config.model)
-    found += _objective_problems(config) + _schedule_problems(config)
-    validated = config.dataset.num_validation or config.dataset.validation_split
-    if config.training.patience is not None and not validated:
-        found.append("training.patience: early stopping needs dataset.num_validation >= 1, got 0")
+    found = consistency.problems(config)
     if found:
         raise UserError("config." + "; config.".join(found))
     return config
 
 
-def _objective_problems(config: Config) -> list[str]:
-    objective, found = config.objective, []
-    for key, part in (("bound", objective.bound), ("inference_bound", objective.inference_bound)):
-        if part is not None:
-            wrong = bounds.problems(part, num_samples=objective.num_samples)
-            found += [f"objective.{key}: {part}: {text}" for text in wrong]
-    if found:
-        return found
-    estimator = gradients.GRADIENTS[objective.gradient]
-    wrong = gradients.refusals(objective.gradient, objective.bound, objective.inference_bound)
-    reason = biased_gradient(objective)
-    if reason and not objective.allow_biased:
-        wrong.append(f"{reason}, or set objective.allow_biased=true")
-    found = [f"objective.gradient: {problem}" for problem in wrong]
-    if bounds.side(objective.bound) == "upper":
-        found.append(
-            f"objective.bound: {objective.bound} lies above log p(x), and theta gains nothing by "
-            f"raising it; set objective.inference_bound to it, which q lowers"
-        )
-    if objective.free_bits and not estimator.uses_closed_form_kl:
-        found.append(
-            f"objective.free_bits: needs the KL of each unit, objective.gradient is "
-            f"{objective.gradient!r}; use closed_form_kl"
-        )
-    return found
-
-
 def biased_gradient(objective: Objective) -> str | None:
     """Why the phi gradient of `objective` is biased for the bound it names; None: it is not."""
     return gradients.bias(objective.gradient, objective.inference_bound or objective.bound)
-
-
-def _schedule_problems(config: Config) -> list[str]:
-    optimizer = config.optimizer
-    if optimizer.schedule != "staged":
-        given = [name for name in ("stage_epochs", "stage_scales") if getattr(optimizer, name)]
-        return [
-            f"optimizer.{name}: has no effect with schedule={optimizer.schedule!r}; set "
-            f"optimizer.schedule=staged or leave it out"
-            for name in given
-        ]
-    if not optimizer.stage_epochs or len(optimizer.stage_epochs) != len(optimizer.stage_scales):
-        return [
-            "optimizer.stage_epochs: a staged schedule needs stage_epochs and stage_scales of one "
-            f"length, got {len(optimizer.stage_epochs)} and {len(optimizer.stage_scales)}"
-        ]
-    if math.fsum(optimizer.stage_epochs) != config.training.num_epochs:
-        return [
-            f"optimizer.stage_epochs: must add up to training.num_epochs="
-            f"{config.training.num_epochs}, got {sum(optimizer.stage_epochs)}"
-        ]
-    return []

@@ -37,15 +37,22 @@ class DataSpec(NamedTuple):
       shape: shape of one example x.
       mean: mean training example, of that shape and in units of x, or None when only the
         structure of the parameters matters.
+      levels: L, for likelihoods of whole numbers 0..L-1; without meaning for the others.
     """
 
     shape: tuple[int, ...]
     mean: Float[Array, "..."] | None
+    levels: int = 256
 
     @property
     def size(self) -> int:
         """D, the number of values in one example."""
         return math.prod(self.shape)
+
+
+def unchanged(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x itself."""
+    return x
 
 
 class Model(NamedTuple):
@@ -60,6 +67,12 @@ class Model(NamedTuple):
       kl_groups: `(params, x) -> [G]`, KL(q(z|x) || p(z)) in closed form, one number for each
         group of latents that both keep independent (a sum of them is the KL), or None.
       log_marginal: `(params, x) -> []`, the exact log p(x), or None.
+      intensities: `(x) -> x in [0, 1]`, as networks and pictures have it; whole numbers 0..L-1
+        become x / (L - 1).
+      prepare: `(params) -> params`, with what needs no x computed once; every function of the
+        model takes both. For loops over examples or samples, where p(z) is made of encoders.
+      density_steps: how many network passes, one after another, log q(z|x) takes at a z that
+        q did not draw itself.
     """
 
     init: Callable[[PRNGKeyArray], Params]
@@ -68,6 +81,9 @@ class Model(NamedTuple):
     likelihood: Callable[[Params, Latent], Distribution]
     kl_groups: Callable[[Params, Float[Array, "..."]], Float[Array, "G"]] | None = None
     log_marginal: Callable[[Params, Float[Array, "..."]], Float[Array, ""]] | None = None
+    intensities: Callable[[Float[Array, "..."]], Float[Array, "..."]] = unchanged
+    prepare: Callable[[Params], Params] = lambda params: params
+    density_steps: int = 1
 
 
 class LogTerms(NamedTuple):

@@ -69,6 +69,9 @@ def mismatch(runs: Sequence[Run]) -> str | None:
         found = {repr(run.config[section][key]) for run in runs}
         if len(found) > 1:
             return f"config.{section}.{key} differs ({', '.join(sorted(found))})"
+    values = {repr(run.result["protocol"].get("values")) for run in runs}
+    if len(values) > 1:
+        return f"x is unlike ({', '.join(sorted(values))})"
     return None
 
 

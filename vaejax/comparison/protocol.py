@@ -17,6 +17,7 @@ PROTOCOL = (
     "num_examples",
     "binarization",
     "data_sha256",
+    "values",
     "num_samples",
     "seed",
     "dtype",

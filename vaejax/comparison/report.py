@@ -19,6 +19,7 @@ COLUMNS = (
     "failed",
     "bound",
     "value",
+    "value_bits_per_dim",
     "data_se",
     "mc_se",
     "seed_se",
@@ -40,7 +41,8 @@ NOTES = (
     f"there are several. A verdict is a two-sided test at level {comparison.LEVEL} with Student's "
     "t (degrees of freedom by Welch and Satterthwaite over data and seeds): the first column tests "
     'the difference alone; the second, "Holm", holds for all differences of the table together, '
-    "both columns of all settings (Holm, 1979). What is unclear is not claimed."
+    "both columns of all settings (Holm, 1979). What is unclear is not claimed. Bits per "
+    "dimension, where x are whole numbers, are those of L_K."
 )
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _MARKDOWN = frozenset("\\|`*[]<>&~$!#{}")
@@ -66,6 +68,19 @@ def number(value: Difference, sign: str = "") -> str:
         return comparison.NOT_FINITE
     error = means.number(value.total_se)
     return f"{value.value:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def num_dims(table: Comparable) -> int | None:
+    """D where p(x) of a table is a mass of D whole numbers; None elsewhere."""
+    found = table.settings[0].runs[0].result["protocol"].get("num_dims")
+    return found if type(found) is int and found > 0 else None
+
+
+def _bits(value: Difference, dims: int) -> str:
+    """An estimate in bits per dimension; its errors are those in nats, in another unit."""
+    if value.not_finite:
+        return comparison.NOT_FINITE
+    return f"{means.bits_per_dim(value.value, dims):.4f}"
 
 
 def bound_title(name: str) -> str:
@@ -94,7 +109,9 @@ def cells(table: Comparable) -> tuple[list[str], list[list[Cell]]]:
     """Headings and one row per setting: ELBO, L_K, gap, differences to the baseline."""
     shown = compared(table)
     top = bound_title(shown[1])
-    headings = ["setting", "seeds", "ELBO", top, f"{top} - ELBO"]
+    dims = num_dims(table)
+    bits = [] if dims is None else ["bits per dim"]
+    headings = ["setting", "seeds", "ELBO", top, f"{top} - ELBO", *bits]
     if table.baseline is not None:
         headings += [f"Δ {bound_title(name)}" for name in shown]
     judged = comparison.judge(table.settings, table.baseline, shown)
@@ -102,6 +119,7 @@ def cells(table: Comparable) -> tuple[list[str], list[list[Cell]]]:
     for setting in table.settings:
         own = [number(comparison.estimate(setting, name)) for name in shown]
         own.append(number(comparison.gap(setting, shown[1])))
+        own += [_bits(comparison.estimate(setting, shown[1]), dims) for _ in bits]
         row = [setting.name, seeds.count_text(len(setting.runs), setting.failed), *own]
         found = [Cell(text) for text in row]
         for name in shown if table.baseline is not None else ():
@@ -174,17 +192,24 @@ def csv_text(tables: Sequence[Comparable]) -> str:
         names = comparison.bound_names([run for part in table.settings for run in part.runs])
         for setting in table.settings:
             for name in names:
-                row = _csv_row(setting, table.baseline, name, family.get((setting.name, name)))
+                judged = family.get((setting.name, name))
+                row = _csv_row(setting, table.baseline, name, judged, num_dims(table))
                 writer.writerow({k: "" if v is None else v for k, v in row.items()})
     return text.getvalue()
 
 
 def _csv_row(
-    setting: Setting, baseline: Setting | None, name: str, judged: Judged | None
+    setting: Setting,
+    baseline: Setting | None,
+    name: str,
+    judged: Judged | None,
+    dims: int | None,
 ) -> dict[str, str | int | float | None]:
     own = comparison.estimate(setting, name)
     row = {"setting": setting.name, "seeds": len(setting.runs), "failed": setting.failed}
     row |= {"bound": name, "not_finite": own.not_finite} | _errors("value", "", own)
+    if dims is not None:
+        row["value_bits_per_dim"] = means.number(means.bits_per_dim(own.value, dims))
     if baseline is None or setting is baseline:
         return row
     delta = judged.delta if judged else comparison.difference(setting, baseline, name)

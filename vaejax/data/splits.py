@@ -1,7 +1,7 @@
 """From a config to the arrays a run works on: training images and held-out x."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, PRNGKeyArray, UInt8
 
 from vaejax import keys
 from vaejax.config import Config
-from vaejax.data import binarization, sources
+from vaejax.data import binarization, levels, recipes, sources
 from vaejax.data.sources import Kind, Source
 from vaejax.errors import UserError, unknown
 from vaejax.types import DataSpec
@@ -22,16 +22,18 @@ class HeldOut(NamedTuple):
     """One split as it is evaluated.
 
     Attributes:
-      x: [N, H, W, C]: 0/1 in uint8, or numbers in [0, 1] in float32.
+      x: [N, H, W, C]: 0/1 or levels in uint8, or numbers in [0, 1] in float32.
       binarization: "fixed (seed s)", "threshold" or "none".
-      sha256: hash of the 0/1 values, or of the raw images where nothing is binarised.
-      kind: of x: "binary", or "levels" (x is a level / 255) or "real".
+      sha256: hash of x; of the images where x is their levels / (L - 1).
+      kind: of x.
+      values: what its numbers are, and what was done to the levels, in words.
     """
 
     x: Float[np.ndarray, "N H W C"] | UInt8[np.ndarray, "N H W C"]
     binarization: str
     sha256: str
     kind: Kind
+    values: str
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,12 +45,12 @@ class TrainingData(NamedTuple):
     """What training sees: never the test split.
 
     Attributes:
-      images: [N, H, W, C], of which `binarization.prepare` makes the x of a batch: grey
-        levels or floats where each batch is drawn anew or nothing is binarised, 0/1 (uint8)
-        where x is fixed once and for all.
+      images: [N, H, W, C], of which `recipes.prepare` makes the x of a batch: levels or
+        floats where each batch is drawn anew or nothing is binarised, 0/1 (uint8) where x is
+        fixed once and for all.
       kind: of `images`.
       validation: the held-out part of the train split, a split of its own, or None.
-      spec: shape of an image, and mean of x in its units.
+      spec: shape of an image, mean of x in its units, number of levels.
     """
 
     images: UInt8[np.ndarray, "N H W C"] | Float[np.ndarray, "N H W C"]
@@ -76,10 +78,11 @@ def training_data(config: Config, *, given: Sources | None = None) -> TrainingDa
         )
     images, kind = train
     if config.dataset.binarization in ("static", "threshold"):
-        images, kind = _binarized(train, config, "train"), "binary"
-    mean = images.mean(axis=0, dtype=np.float64) / (255.0 if kind == "levels" else 1.0)
+        images, kind = _fixed(train, config, "train"), "binary"
+    mean = recipes.mean(images, recipes.of(config, kind))
     held_out = _held_out(validation, config, "validation") if validation else None
-    return TrainingData(images, kind, held_out, DataSpec(images.shape[1:], mean))
+    spec = DataSpec(images.shape[1:], mean, config.dataset.levels)
+    return TrainingData(images, kind, held_out, spec)
 
 
 def num_training(config: Config, *, given: Sources | None = None) -> int:
@@ -108,31 +111,38 @@ def held_out(config: Config, split: str, *, given: Sources | None = None) -> Hel
     return _held_out(chosen, config, split)
 
 
-def check_likelihood(config: Config, kind: Kind, *, wanted: Literal["binary", "real"]) -> None:
+def check_likelihood(config: Config, kind: Kind, *, wanted: Kind) -> None:
     """Refuses x that a likelihood does not model.
 
     Args:
       config: says how images become x.
       kind: of the images, as `TrainingData.kind`.
-      wanted: what the likelihood models: 0 or 1, or real numbers.
+      wanted: what the likelihood models: 0 or 1, levels, or real numbers.
 
     Raises:
       UserError: x is something else.
     """
     choice, likelihood = config.dataset.binarization, config.model.likelihood
-    found = binarization.kind_of_x(kind, choice)
+    is_binary = kind == "binary" or choice != "none"
     words = {"levels": "grey levels", "real": "numbers between 0 and 1", "binary": "0 or 1"}
-    if wanted == "binary" and found != "binary":
+    if wanted == "binary" and not is_binary:
         raise UserError(
-            f"config.dataset.binarization: {choice!r} gives {words[found]}, model.likelihood="
+            f"config.dataset.binarization: {choice!r} gives {words[kind]}, model.likelihood="
             f"{likelihood} needs 0 or 1; set dataset.binarization=dynamic or another "
             f"model.likelihood"
         )
-    if wanted == "real" and found == "binary":
+    if wanted != "binary" and is_binary:
+        what = {"real": "a density", "levels": "a mass over grey or colour levels"}[wanted]
         raise UserError(
-            f"config.model.likelihood: {likelihood} is a density, and x is 0 or 1 with "
+            f"config.model.likelihood: {likelihood} is {what}, and x is 0 or 1 with "
             f"dataset.binarization={choice!r}; set dataset.binarization=none (images that are "
-            f"0 or 1 need a mass, such as model.likelihood=bernoulli)"
+            f"0 or 1 need model.likelihood=bernoulli)"
+        )
+    if wanted == "levels" and kind == "real":
+        raise UserError(
+            f"config.model.likelihood: {likelihood} is a mass over whole numbers, and the images "
+            f"of {config.dataset.name!r} are {words['real']}; store grey levels 0..255 as uint8, "
+            f"or set a density such as model.likelihood=normal"
         )
 
 
@@ -148,7 +158,16 @@ def _load(config: Config, split: str, given: Sources | None) -> Source:
             f"so there is nothing to binarise; set dataset.binarization=none, got "
             f"{settings.binarization!r}"
         )
-    return source
+    changed = {"levels": settings.levels != levels.STORED, "dequantize": settings.dequantize}
+    for name, is_set in changed.items():
+        if is_set and source.kind != "levels":
+            raise UserError(
+                f"config.dataset.{name}: needs images of whole numbers 0..255, those of "
+                f"{settings.name!r} are {source.kind}; leave it out"
+            )
+    if source.kind != "levels":
+        return source
+    return source._replace(images=levels.quantize(source.images, settings.levels))
 
 
 def _split_train(config: Config, given: Sources | None) -> tuple[Source, Source | None]:
@@ -193,27 +212,27 @@ def _check_disjoint(config: Config, given: Sources | None) -> None:
     sources.check_disjoint(counts, splits, where=repr(settings.name))
 
 
-def _key(config: Config, split: str) -> PRNGKeyArray:
-    """Of a split's fixed draw. The test split's is the seed's own: published hashes say so."""
+def _key(config: Config, split: str, purpose: str) -> PRNGKeyArray:
+    """Of a split's fixed draw. The binarised test split's is the seed's own: published hashes
+    say so."""
     seed = config.dataset.binarization_seed
-    if split == "test":
+    if (split, purpose) == ("test", "binarization"):
         return jax.random.key(seed)
-    return keys.domain(seed, f"binarization/{split}")
+    return keys.domain(seed, f"{purpose}/{split}")
 
 
-def _binarized(source: Source, config: Config, split: str) -> UInt8[np.ndarray, "N H W C"]:
-    choice = config.dataset.binarization
-    return binarization.fixed(
-        _key(config, split), source.images, binarization=choice, kind=source.kind
-    )
+def _fixed(source: Source, config: Config, split: str) -> np.ndarray:
+    """The one x of a split that is kept."""
+    recipe = recipes.of(config, source.kind)
+    purpose = "binarization" if recipe.values == "binary" else "dequantization"
+    return recipes.fixed(_key(config, split, purpose), source.images, recipe)
 
 
 def _held_out(source: Source, config: Config, split: str) -> HeldOut:
-    choice = config.dataset.binarization
-    if choice == "none":
-        whole = source.kind == "binary"
-        x = source.images if whole else np.asarray(binarization.intensities(source.images))
-        return HeldOut(x, "none", binarization.sha256(source.images), source.kind)
-    x = _binarized(source, config, split)
-    how = choice if choice == "threshold" else f"fixed (seed {config.dataset.binarization_seed})"
-    return HeldOut(x, how, binarization.sha256(x), "binary")
+    settings, recipe = config.dataset, recipes.of(config, source.kind)
+    x, how = _fixed(source, config, split), settings.binarization
+    if how in ("dynamic", "static"):
+        how = f"fixed (seed {settings.binarization_seed})"
+    hashed = source.images if recipe.values == "real" and not recipe.dequantize else x
+    values = recipes.description(recipe, settings.binarization_seed)
+    return HeldOut(x, how, binarization.sha256(hashed), recipe.values, values)

@@ -1,10 +1,12 @@
 """Figures. Each function makes one matplotlib Figure from arrays and touches no file."""
 
+import functools
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from vaejax.evaluation import means
 from vaejax.evaluation.results import Result
 
 _BLUE, _ORANGE, _GREY, _GREEN = "#1f5fa8", "#d9722e", "#777777", "#3a8f5c"
@@ -36,6 +38,11 @@ def bounds_against_samples(result: Result) -> Figure:
     axes.set_title(f"Bounds on log p(x): {title}", parse_math=False)
     axes.legend(frameon=False, loc="center right")
     axes.spines[["top", "right"]].set_visible(False)
+    if protocol.num_dims is not None:
+        to_bits = functools.partial(means.bits_per_dim, num_dims=protocol.num_dims)
+        unit = to_bits(1.0)
+        side = axes.secondary_yaxis("right", functions=(to_bits, lambda bits: bits / unit))
+        side.set_ylabel("bits per dimension")
     return figure
 
 

@@ -60,13 +60,15 @@ def make(
     num_examples: int,
     budget: Budget,
     mesh: Mesh | None = None,
+    prepare: Callable[[PyTree], PyTree] = lambda params: params,
     over_members: bool = False,
 ) -> ExampleMap:
     """Compiles `function` for a set of `num_examples`.
 
     Examples are spread over the data axis of the mesh (None: all devices); each device holds
-    at most `max_rows` rows at a time. With `over_members` params have a leading axis [M],
-    spread over the other axis of the mesh, and results follow as [E, M, ...].
+    at most `max_rows` rows at a time. What `prepare` makes of params, once per call, is what
+    `function` gets. With `over_members` params have a leading axis [M], spread over the other
+    axis of the mesh, and results follow as [E, M, ...].
     """
     mesh = meshes.everywhere() if mesh is None else mesh
     num_shares = mesh.shape[meshes.DATA]
@@ -75,9 +77,10 @@ def make(
     batches = min(math.ceil(share / batch), max(1, _WORK_PER_CALL // (batch * budget.work)))
     batch = math.ceil(share / (batches * math.ceil(share / (batch * batches))))
     one = jax.vmap(function, (0, None, None)) if over_members else function
+    ready = jax.vmap(prepare) if over_members else prepare
 
     def shard(params, key_data, indices, x):
-        key = jax.random.wrap_key_data(key_data)
+        key, params = jax.random.wrap_key_data(key_data), ready(params)
 
         def example(row):
             index, x = row

@@ -76,6 +76,11 @@ def _mean(values: np.ndarray) -> float:
         return float(values.mean()) if len(values) else math.nan
 
 
+def bits_per_dim(nats: float, num_dims: int) -> float:
+    """-nats / (D log 2): what coding one of the D whole numbers of an example costs."""
+    return -nats / (num_dims * math.log(2.0))
+
+
 def number(value: float | None) -> float | None:
     """A float for JSON and CSV: None, "not known", where it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None

@@ -28,6 +28,8 @@ class Estimate:
       not_finite: how many of the per-example values are infinite or not a number.
       do_not_trust: for estimators of log p(x), the share of examples whose error is not to
         be believed; None for the bounds of the evaluation itself.
+      value_bits_per_dim: minus the mean in bits for each of the D numbers of an example, for
+        estimates of log p(x) where that is the mass of whole numbers; None elsewhere.
     """
 
     value: float
@@ -37,6 +39,7 @@ class Estimate:
     num_examples: int
     not_finite: int
     do_not_trust: float | None = None
+    value_bits_per_dim: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Protocol:
       training_precision: of those of the training.
       versions: of Python and of packages.
       device: what it was computed on.
+      values: what the numbers of x are, and what was done to its levels: a density is of other
+        values than a mass, and no two of them compare.
+      num_dims: D where log p(x) is the log mass of D whole numbers, and bits per dimension are
+        given; None elsewhere.
     """
 
     dataset: str
@@ -81,6 +88,8 @@ class Protocol:
     training_precision: str
     versions: dict
     device: str
+    values: str = "not stated"
+    num_dims: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

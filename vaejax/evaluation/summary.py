@@ -36,15 +36,19 @@ def row(
     variances: Float[np.ndarray, "N"],
     label: str,
     trusted: Bool[np.ndarray, "N"] | None = None,
+    *,
+    num_dims: int | None = None,
 ) -> Estimate:
     """Mean over examples with its errors, what it is, and how much of it to trust.
 
-    Values that are not finite are counted, and leave no finite mean.
+    Values that are not finite are counted, and leave no finite mean. With `num_dims`, D, they
+    are log masses of D whole numbers, and the mean is given in bits per dimension too.
     """
     share = None if trusted is None else float(1.0 - np.mean(trusted))
     mean = means.over_examples(values, variances)
     bad = int(np.sum(~np.isfinite(values)))
-    return Estimate(*mean, label, len(values), bad, share)
+    bits = None if num_dims is None else means.bits_per_dim(mean.value, num_dims)
+    return Estimate(*mean, label, len(values), bad, share, bits)
 
 
 def _reading_order(name: str) -> tuple[int, int]:
@@ -53,13 +57,24 @@ def _reading_order(name: str) -> tuple[int, int]:
     return _LEADING.index(name) if name in _LEADING else len(_LEADING) + 1, 0
 
 
-def estimates(per_example: PerExample) -> dict[str, Estimate]:
-    """A row for each estimate that K samples and closed forms give, in reading order."""
+def is_of_log_marginal(name: str) -> bool:
+    """Whether a row of the evaluation is log p(x) or a bound on it."""
+    return name in ("elbo", "log_marginal") or name.startswith("iwae_")
+
+
+def estimates(per_example: PerExample, *, num_dims: int | None = None) -> dict[str, Estimate]:
+    """A row for each estimate that K samples and closed forms give, in reading order.
+
+    `num_dims` is D where x are whole numbers of which p(x) is a mass, as in `Protocol`.
+    """
     found, exact = per_example.weights, per_example.exact
     values = found.values | exact
     variances = found.variances | {name: np.zeros_like(v) for name, v in exact.items()}
     names = sorted(set(values) - set(_SHOWN_BY_ESTIMATORS), key=_reading_order)
-    return {name: row(values[name], variances[name], label(name)) for name in names}
+    dims = {name: num_dims if is_of_log_marginal(name) else None for name in names}
+    return {
+        name: row(values[name], variances[name], label(name), num_dims=dims[name]) for name in names
+    }
 
 
 def diagnostics(per_example: PerExample, *, num_samples: int) -> Diagnostics:

@@ -58,6 +58,7 @@ def _program(
         num_examples=num_examples,
         budget=budget,
         mesh=mesh,
+        prepare=model.prepare,
         over_members=num_runs is not None,
     )
 

@@ -20,7 +20,7 @@ from vaejax.explain import measure, plane, reconstruction_pictures, train
 from vaejax.explain.result import Picture
 from vaejax.models import latent_variable, likelihoods
 from vaejax.schema import field
-from vaejax.types import Model, Params
+from vaejax.types import DataSpec, Model, Params
 
 QUESTION = "Why is the reconstruction term not enough?"
 _BETAS = (0.0, 0.1, 1.0, 4.0)
@@ -133,7 +133,7 @@ def independent_pixels(
     mean: Float[np.ndarray, "H W C"], x: Float[np.ndarray, "N H W C"]
 ) -> Float[np.ndarray, "N"]:
     """log p(x) of independent Bernoulli pixels with the training mean: no latents at all."""
-    bernoulli = likelihoods.LIKELIHOODS["bernoulli"](mean.shape)
+    bernoulli = likelihoods.LIKELIHOODS["bernoulli"](DataSpec(mean.shape, mean))
     logits = bernoulli.output_bias(jnp.asarray(mean, jnp.float32))
     return np.asarray(jax.vmap(bernoulli.distribution({}, logits).log_prob)(jnp.asarray(x)))
 

@@ -21,7 +21,7 @@ from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import figures as gradient_plots
 from vaejax.laboratory.draws import Pair
 from vaejax.models import latent_variable
-from vaejax.objectives import bounds, gradients
+from vaejax.objectives import bounds, gradients, requirements
 from vaejax.storage import files
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory, runs
@@ -104,10 +104,8 @@ def check(settings: Settings, model: Model) -> None:
             for problem in bounds.problems(pair.bound, num_samples=num_samples):
                 raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
     for pair in settings.pairs:
-        if pair.record.uses_closed_form_kl and model.kl_groups is None:
-            raise UserError(
-                f"--estimators: {pair.label}: this model has no closed-form KL; leave it out"
-            )
+        for problem in requirements.problems(pair.estimator, model):
+            raise UserError(f"--estimators: {pair.label}: {problem}; or leave it out")
 
 
 def _check_number(flag: str, value: int, low: int) -> None:

@@ -105,8 +105,12 @@ class Chain:
         return sum(log_probs[1:], log_probs[0])
 
     def layer_means(self, key: PRNGKeyArray) -> Latent:
-        """The mean of each layer given a sample of those before it; the first one's is exact."""
-        return self._ordered(tuple(layer.mean for layer in self._draw(key)[0]))
+        """The mean of each layer given a sample of those before it; the first one's is exact.
+
+        A layer without a `mean` gives its sample, whose expectation is the mean.
+        """
+        layers, z = self._draw(key)
+        return self._ordered(tuple(map(_mean_or, layers, z)))
 
 
 def sample_and_log_prob(
@@ -119,8 +123,16 @@ def sample_and_log_prob(
     return value, distribution.log_prob(value)
 
 
+def _mean_or(distribution: Distribution, sample: Float[Array, "..."]) -> Float[Array, "..."]:
+    return distribution.mean if hasattr(distribution, "mean") else sample
+
+
 def layer_means(distribution: Distribution, key: PRNGKeyArray) -> list[Float[Array, "..."]]:
-    """Per stochastic layer its mean, given a sample of the layers before it."""
+    """Per stochastic layer its mean, given a sample of the layers before it.
+
+    A sample in place of a mean that is not known: averages over keys are the mean in both
+    cases, and the spread over keys is the noise of that average.
+    """
     if hasattr(distribution, "layer_means"):
         return list(distribution.layer_means(key))
-    return [distribution.mean]
+    return [_mean_or(distribution, distribution.sample(key))]

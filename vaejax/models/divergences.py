@@ -4,14 +4,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from vaejax.models.mixtures import is_diagonal_normal
 from vaejax.types import Distribution
-
-
-def is_diagonal_normal(distribution: Distribution) -> bool:
-    """Whether it is numpyro's normal with independent values."""
-    return isinstance(distribution, dist.Independent) and isinstance(
-        distribution.base_dist, dist.Normal
-    )
 
 
 def kl_groups(q: Distribution, p: Distribution) -> Float[Array, "G"] | None:

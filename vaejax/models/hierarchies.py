@@ -12,6 +12,7 @@ import jax
 from jaxtyping import Array, Float
 
 from vaejax import keys
+from vaejax.errors import UserError
 from vaejax.models import linear_gaussian, posteriors, top_down
 from vaejax.models.distributions import Chain
 from vaejax.models.likelihoods import Likelihood
@@ -56,15 +57,21 @@ def bottom_up(pieces: Pieces) -> Model:
         layers.append(Layer(size, up, posterior, down, below))
         below, shape, bias = posteriors.normal(size), (size,), None
     prior = pieces.prior(layers[-1].size)
-    return Model(
+    if prior.encodes and len(layers) > 1:
+        raise UserError(
+            f"prior: it is made of q(z|u) at pseudo-inputs u, and with {len(layers)} layers "
+            f"q(z_L|z_(L-1)) sees no input; use one layer, hierarchy=top_down, or prior=mixture"
+        )
+    model = Model(
         init=functools.partial(_init, layers, prior),
         prior=_prior(layers, prior),
         posterior=_posterior(layers),
         likelihood=_likelihood(layers[0]),
-        log_marginal=linear_gaussian.log_marginal_of(
-            prior, [layer.decoder for layer in layers], pieces.likelihood
-        ),
+        density_steps=max(layer.posterior.density_steps for layer in layers),
     )
+    decoders = [layer.decoder for layer in layers]
+    exact = linear_gaussian.log_marginal_of(model, decoders, pieces.likelihood)
+    return model._replace(log_marginal=exact)
 
 
 def _init(layers: list[Layer], prior: Prior, key):

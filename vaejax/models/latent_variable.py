@@ -12,15 +12,16 @@ import numpy as np
 from vaejax import parts
 from vaejax.errors import UserError
 from vaejax.models import divergences, hierarchies, likelihoods, networks, posteriors, priors
+from vaejax.models.distributions import Chain
 from vaejax.models.hierarchies import HIERARCHIES
 from vaejax.models.likelihoods import LIKELIHOODS
 from vaejax.models.networks import NETWORKS, Network, Site
 from vaejax.models.pieces import Pieces
 from vaejax.models.posteriors import POSTERIORS
-from vaejax.models.priors import PRIORS
+from vaejax.models.priors import PRIORS, Prior
 from vaejax.parts import Part
 from vaejax.schema import field
-from vaejax.types import DataSpec, Model
+from vaejax.types import DataSpec, Distribution, Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +73,9 @@ def _refused_options(config: Config) -> list[str]:
 
 
 def data_of(config: Config) -> str:
-    """What values the likelihood models: "binary" or "real"."""
-    return parts.bind(config.likelihood, likelihoods.LIKELIHOODS)((1, 1, 1)).data
+    """What values the likelihood models: "binary", "levels" or "real"."""
+    spec = DataSpec((1, 1, 1), None)
+    return parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec).data
 
 
 def _networks(given: tuple[Part, ...], count: int) -> tuple[Callable[[Site], Network], ...]:
@@ -83,10 +85,13 @@ def _networks(given: tuple[Part, ...], count: int) -> tuple[Callable[[Site], Net
 
 
 def _assembled(config: Config, spec: DataSpec) -> Model:
-    likelihood = parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec.shape)
-    bias = None
-    if config.output_bias == "mean" and spec.mean is not None:
-        bias = np.asarray(likelihood.output_bias(jnp.asarray(spec.mean)))
+    likelihood = parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec)
+    seen, bias = spec, None
+    if spec.mean is not None:
+        mean = jnp.asarray(spec.mean)
+        seen = spec._replace(mean=np.asarray(likelihood.intensities(mean)))
+        bias = np.asarray(likelihood.output_bias(mean)) if config.output_bias == "mean" else None
+    prior = parts.bind(config.prior, priors.PRIORS)
     count = len(config.latent_dims)
     pieces = Pieces(
         shape=spec.shape,
@@ -94,11 +99,38 @@ def _assembled(config: Config, spec: DataSpec) -> Model:
         encoders=_networks(config.encoder, count),
         decoders=_networks(config.decoder or config.encoder, count),
         family=parts.bind(config.posterior, posteriors.POSTERIORS),
-        prior=parts.bind(config.prior, priors.PRIORS),
+        prior=lambda size: _or_made(prior(size, seen)),
         likelihood=likelihood,
         output_bias=bias,
     )
-    return parts.bind(config.hierarchy, hierarchies.HIERARCHIES)(pieces)
+    model = parts.bind(config.hierarchy, hierarchies.HIERARCHIES)(pieces)
+    encode, intensities = model.posterior, likelihood.intensities
+    return model._replace(
+        posterior=lambda params, x: encode(params, intensities(x)),
+        intensities=intensities,
+        prepare=_prepare(model) if prior(1, seen).encodes else model.prepare,
+    )
+
+
+def _or_made(prior: Prior) -> Prior:
+    """`prior`, which takes the distribution itself in the place of its parameters too."""
+
+    def distribution(params, encode):
+        return params if isinstance(params, Distribution) else prior.distribution(params, encode)
+
+    return prior._replace(distribution=distribution)
+
+
+def _prepare(model: Model) -> Callable:
+    """Puts p(z_L) in the place of its parameters, where encoders make it: else each x, or each
+    chunk of samples, would run them again."""
+
+    def prepare(params):
+        prior = model.prior(params)
+        made = prior.first if isinstance(prior, Chain) else prior
+        return params | {"generative": params["generative"] | {"prior": made}}
+
+    return prepare
 
 
 def build(config: Config, spec: DataSpec) -> Model:
@@ -110,16 +142,16 @@ def build(config: Config, spec: DataSpec) -> Model:
     """
     mean = None if spec.mean is None else np.asarray(spec.mean)
     key = None if mean is None else (mean.shape, str(mean.dtype), mean.tobytes())
-    return _build(config, tuple(spec.shape), key)
+    return _build(config, spec._replace(shape=tuple(spec.shape), mean=None), key)
 
 
 @functools.lru_cache(maxsize=64)
-def _build(config: Config, shape: tuple[int, ...], mean_key: tuple | None) -> Model:
-    mean = None
+def _build(config: Config, spec: DataSpec, mean_key: tuple | None) -> Model:
     if mean_key is not None:
         mean = np.frombuffer(mean_key[2], mean_key[1]).reshape(mean_key[0])
-    model = _assembled(config, DataSpec(shape, mean))
-    return model._replace(kl_groups=_kl_groups(model, shape))
+        spec = spec._replace(mean=mean)
+    model = _assembled(config, spec)
+    return model._replace(kl_groups=_kl_groups(model, spec.shape))
 
 
 def _kl_groups(model: Model, shape: tuple[int, ...]) -> Callable | None:

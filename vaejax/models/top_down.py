@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 
 from vaejax import keys
 from vaejax.errors import UserError, unknown
-from vaejax.models import divergences, linear_gaussian, maps, posteriors
+from vaejax.models import linear_gaussian, maps, mixtures, posteriors
 from vaejax.models.distributions import Chain
 from vaejax.models.likelihoods import Likelihood
 from vaejax.models.networks import Network, Site
@@ -112,7 +112,7 @@ def _is_normal(family: Family) -> bool:
 
     def trace(key, output):
         distribution = family.distribution(family.init(key), output)
-        found.append(divergences.is_diagonal_normal(distribution))
+        found.append(mixtures.is_diagonal_normal(distribution))
 
     jax.eval_shape(trace, jax.random.key(0), jax.ShapeDtypeStruct(family.outputs, jnp.float32))
     return found[0]
@@ -180,14 +180,16 @@ def build(
     prior = pieces.prior(math.prod(places[-1].latents))
     path = functools.partial(_path, layers, skip)
     encode = functools.partial(_encode, layers)
-    decoders = [layer.decoder for layer in layers]
-    return Model(
+    model = Model(
         init=functools.partial(_init, layers, prior, pieces.likelihood),
         prior=functools.partial(_prior, layers, path, prior, encode),
         posterior=functools.partial(_posterior, layers, path, MERGES[merge]),
         likelihood=functools.partial(_likelihood, layers, path, pieces.likelihood),
-        log_marginal=linear_gaussian.log_marginal_of(prior, decoders, pieces.likelihood),
+        density_steps=max(layer.posterior.density_steps for layer in layers),
     )
+    decoders = [layer.decoder for layer in layers]
+    exact = linear_gaussian.log_marginal_of(model, decoders, pieces.likelihood)
+    return model._replace(log_marginal=exact)
 
 
 def _init(layers: tuple[Layer, ...], prior: Prior, likelihood: Likelihood, key):

@@ -232,6 +232,8 @@ class Gradient(NamedTuple):
       own_objective: whether phi follows a divergence of its own, not a bound.
       uses_closed_form_kl: whether it is a form of the ELBO that needs the model's KL.
       reference: name of the estimator that is known to be unbiased for what this one estimates.
+      needs_density: whether it asks log q(z|x) at samples as if they were any z, also where phi
+        follows the bound of theta.
     """
 
     surrogate: Surrogate
@@ -239,6 +241,7 @@ class Gradient(NamedTuple):
     own_objective: bool = False
     uses_closed_form_kl: bool = False
     reference: str = "pathwise"
+    needs_density: bool = True
 
 
 def _stl_unsound(bound: bounds.Bound) -> str | None:
@@ -258,7 +261,7 @@ def _of_weights(weights: PhiWeights, *, tempered: bool = True) -> Surrogate:
 
 
 GRADIENTS: dict[str, Gradient] = {
-    "pathwise": Gradient(pathwise),
+    "pathwise": Gradient(pathwise, needs_density=False),
     "stl": Gradient(_of_weights(stl_weights), unsound=_stl_unsound),
     "doubly_reparameterized": Gradient(
         _of_weights(doubly_reparameterized_weights), unsound=_doubly_reparameterized_unsound
@@ -271,7 +274,7 @@ GRADIENTS: dict[str, Gradient] = {
         own_objective=True,
         reference="wake_phi",
     ),
-    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True),
+    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True, needs_density=False),
     "sleep_phi": Gradient(sleep_phi, own_objective=True, reference="sleep_phi"),
 }
 

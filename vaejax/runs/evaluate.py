@@ -26,6 +26,7 @@ _MEASURED = (
     "num_examples",
     "binarization",
     "data_sha256",
+    "values",
     "num_samples",
     "params_sha256",
     "checkpoint_step",
@@ -143,9 +144,10 @@ def _evaluated(
             soft_wrap=True,
         )
     measured = _measure(subject, settings, console=console)
+    protocol = subject_lib.protocol(subject, settings.evaluation)
     result = Result(
-        subject_lib.protocol(subject, settings.evaluation),
-        summary.estimates(measured),
+        protocol,
+        summary.estimates(measured, num_dims=protocol.num_dims),
         summary.diagnostics(measured, num_samples=settings.evaluation.num_samples),
     )
     stored = Stored(result, per_example.arrays(measured), {})

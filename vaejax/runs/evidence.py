@@ -24,7 +24,7 @@ from vaejax.storage import logging
 from vaejax.training import runs
 from vaejax.types import Evidence
 
-_SHARED = ("params_sha256", "data_sha256", "dtype", "precision")
+_SHARED = ("params_sha256", "data_sha256", "values", "dtype", "precision")
 """What must agree before evidence may stand beside an evaluation."""
 _GAPS = "gaps"
 
@@ -121,7 +121,8 @@ def _started(now: Stored, wanted: EvidenceProtocol | None) -> Stored:
     same, arrays = {}, {}
     for name in ("elbo", f"iwae_{now.result.protocol.num_samples}"):
         value, variance = weights.values[name], weights.variances[name]
-        same[name] = summary.row(value, variance, "lower bound")
+        dims = now.result.protocol.num_dims
+        same[name] = summary.row(value, variance, "lower bound", num_dims=dims)
         arrays |= {f"{name}/value": value, f"{name}/variance": variance}
     layers = {name: a for name, a in now.arrays.items() if name.startswith("unit_activity/")}
     found = results.Evidence(wanted, same, {})
@@ -195,7 +196,13 @@ def _with_results(
         result = dataclasses.replace(result, sandwich=summary.sandwich(**found))
     else:
         rows = {
-            key: summary.row(row.value, row.variance, module.LABELS[key], row.trusted)
+            key: summary.row(
+                row.value,
+                row.variance,
+                module.LABELS[key],
+                row.trusted,
+                num_dims=result.protocol.num_dims,
+            )
             for key, row in found.items()
         }
         result = dataclasses.replace(result, estimates=result.estimates | rows)

@@ -23,7 +23,8 @@ def _reconstruct(
     params: Params, sample_keys: Array, x: Float[Array, "N ..."], *, model: Model
 ) -> Float[Array, "N ..."]:
     def reconstruct(key, x):
-        return model.likelihood(params, model.posterior(params, x).sample(key)).mean
+        mean = model.likelihood(params, model.posterior(params, x).sample(key)).mean
+        return model.intensities(mean)
 
     return jax.vmap(reconstruct)(sample_keys, x)
 
@@ -39,7 +40,7 @@ def write(subject: Subject, result: Result) -> None:
     drawn = {
         "bounds": plots.bounds_against_samples(result),
         "samples": plots.samples(draws, shape),
-        "reconstructions": plots.reconstructions(np.asarray(x), means, shape),
+        "reconstructions": plots.reconstructions(np.asarray(model.intensities(x)), means, shape),
     }
     for name, figure in drawn.items():
         runs.write_figure(subject.workdir, name, figure)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import math
 import pathlib
 import platform
 
@@ -109,4 +110,6 @@ def protocol(subject: Subject, evaluation: Evaluation) -> Protocol:
         training_precision=config.training.precision,
         versions={"python": platform.python_version()} | versions,
         device=f"{jax.device_count()} x {device.platform} ({device.device_kind})",
+        values=subject.held_out.values,
+        num_dims=math.prod(subject.held_out.shape) if subject.held_out.kind == "levels" else None,
     )

@@ -1,6 +1,7 @@
 """Results as a reader sees them in a terminal."""
 
 import math
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,13 +21,29 @@ def _fixed(value: float, digits: int) -> str:
     return "unknown" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
+def _has_bits(rows: Iterable[Estimate]) -> bool:
+    return any(row.value_bits_per_dim is not None for row in rows)
+
+
+def _beside(row: Estimate, elbo: float, *, with_bits: bool) -> str:
+    """The mean of an estimate of log p(x) in bits per dimension, or above the ELBO."""
+    if with_bits:
+        bits = row.value_bits_per_dim
+        return "" if bits is None else _fixed(bits, 4)
+    return "" if math.isnan(row.value - elbo) else f"{row.value - elbo:+.3f}"
+
+
+def _column(with_bits: bool) -> str:
+    return "bits/dim" if with_bits else "- ELBO"
+
+
 def _title(text: str) -> str:
     return escape(text)  # a name in square brackets is no markup
 
 
 def bounds_table(result: Result) -> Table:
     """The estimates of one evaluation, one row each, with both errors."""
-    protocol = result.protocol
+    protocol, with_bits = result.protocol, _has_bits(result.estimates.values())
     table = Table(
         title=_title(
             f"{protocol.dataset} {protocol.split}, {protocol.num_examples:,} examples, "
@@ -35,19 +52,17 @@ def bounds_table(result: Result) -> Table:
         caption="nats per example; one standard error each, from finite K (MC) and finite data",
     )
     table.add_column("estimate")
-    for name in ("value", "- ELBO", "MC error", "data error"):
+    for name in ("value", _column(with_bits), "MC error", "data error"):
         table.add_column(name, justify="right")
     table.add_column("what it is")
     elbo = result.estimates["elbo"].value
     for name, row in result.estimates.items():
         if row.do_not_trust is not None:
             continue
-        above = row.value - elbo
-        is_bound = name.startswith("iwae_") or name == "log_marginal"
         table.add_row(
             name,
             _number(row.value),
-            f"{above:+.3f}" if is_bound and not math.isnan(above) else "",
+            _beside(row, elbo, with_bits=with_bits) if summary.is_of_log_marginal(name) else "",
             _number(row.mc_se, 4),
             _number(row.data_se),
             _label(row),
@@ -59,12 +74,11 @@ def _label(row: Estimate) -> str:
     return f"{row.label}; {row.not_finite:,} NOT FINITE" if row.not_finite else row.label
 
 
-def _add(table: Table, name: str, row: Estimate, elbo: float) -> None:
-    above = row.value - elbo
+def _add(table: Table, name: str, row: Estimate, elbo: float, *, with_bits: bool) -> None:
     table.add_row(
         name,
         _fixed(row.value, 3),
-        "" if math.isnan(above) else f"{above:+.3f}",
+        _beside(row, elbo, with_bits=with_bits),
         _fixed(row.mc_se, 4),
         _fixed(row.data_se, 3),
         "" if row.do_not_trust is None else f"{row.do_not_trust:.0%}",
@@ -75,19 +89,19 @@ def _add(table: Table, name: str, row: Estimate, elbo: float) -> None:
 def evidence_table(result: Result) -> Table:
     """Every estimate on the same examples, with errors, the share flagged, and what it is."""
     same, protocol = result.evidence.same_examples, result.protocol
-    count = result.evidence.protocol.num_examples
+    count, with_bits = result.evidence.protocol.num_examples, _has_bits(same.values())
     table = Table(
         title=_title(f"log p(x): {protocol.dataset} {protocol.split}, first {count:,} examples"),
         caption="nats per example; one standard error each; flagged: examples whose error is "
         "not to be trusted",
     )
     table.add_column("estimate")
-    for name in ("value", "- ELBO", "MC error", "data error", "flagged"):
+    for name in ("value", _column(with_bits), "MC error", "data error", "flagged"):
         table.add_column(name, justify="right")
     table.add_column("what it is")
     added = {k: row for k, row in result.estimates.items() if row.do_not_trust is not None}
     for name, row in (*same.items(), *added.items()):
-        _add(table, name, row, same["elbo"].value)
+        _add(table, name, row, same["elbo"].value, with_bits=with_bits)
     return table
 
 
@@ -161,6 +175,9 @@ def show(result: Result, console: Console, *, with_evidence: bool) -> None:
             console.print(gaps_table(result.gaps))
     else:
         console.print(bounds_table(result))
+    if result.protocol.num_dims is not None:
+        line = f"x: {result.protocol.values}; D = {result.protocol.num_dims:,}"
+        console.print(line, markup=False)
     console.print(diagnostics_line(result), markup=False)
     for line in _warnings(result):
         console.print(line, style="yellow", soft_wrap=True, markup=False)

@@ -20,7 +20,7 @@ from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
-from vaejax.objectives import gradients
+from vaejax.objectives import requirements
 from vaejax.training import memory
 from vaejax.training import step as training
 from vaejax.training.step import Plan, TrainState
@@ -78,13 +78,11 @@ def set_up(config: Config) -> Setup:
 
 def _check(config: Config, data: splits.TrainingData, model: Model) -> None:
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
-    needs_kl = gradients.GRADIENTS[config.objective.gradient].uses_closed_form_kl
-    if needs_kl and model.kl_groups is None:
-        raise UserError(
-            f"config.objective.gradient: {config.objective.gradient} needs a closed form of "
-            f"KL(q || p(z)), which one stochastic layer with normal parts has; this model has "
-            f"none; use pathwise"
-        )
+    objective = config.objective
+    for problem in requirements.problems(
+        objective.gradient, model, inference_bound=objective.inference_bound
+    ):
+        raise UserError(f"config.objective.gradient: {problem}")
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))

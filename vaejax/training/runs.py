@@ -52,7 +52,8 @@ def load_run(workdir: pathlib.Path, shape: tuple[int, ...], *, console: Console)
       UserError: no run, no checkpoint, or a checkpoint of another model.
     """
     config = workdir_lib.read_config(workdir)
-    model = latent_variable.build(config.model, DataSpec(shape, None))
+    spec = DataSpec(shape, None, config.dataset.levels)
+    model = latent_variable.build(config.model, spec)
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     state = restore(workdir, like, console=console)
     if state is None:
@@ -84,13 +85,13 @@ def _prior_means(
     params: Params, key: PRNGKeyArray, *, model: Model, count: int
 ) -> Float[Array, "N ..."]:
     def draw(key):
-        return model.likelihood(params, model.prior(params).sample(key)).mean
+        return model.intensities(model.likelihood(params, model.prior(params).sample(key)).mean)
 
     return jax.vmap(draw)(jax.random.split(key, count))
 
 
 def prior_means(model: Model, params: Params) -> np.ndarray:
-    """E[x|z] for 64 fixed draws z ~ p(z), [64, ...]."""
+    """E[x|z] for 64 fixed draws z ~ p(z), as pictures have it, in [0, 1]: [64, ...]."""
     key = keys.domain(0, "figures/prior")
     return np.asarray(_prior_means(params, key, model=model, count=NUM_PICTURES))
 

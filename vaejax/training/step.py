@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from vaejax import keys
 from vaejax.config import Config
-from vaejax.data import binarization
+from vaejax.data import recipes
 from vaejax.data.sources import Kind
 from vaejax.objectives import bounds, gradients, importance
 from vaejax.training import optimizers
@@ -154,9 +154,7 @@ def train_step(
     `key` is the run's key for steps: this step's is derived from it and `state.step`.
     """
     data_key, sample_key = jax.random.split(jax.random.fold_in(key, state.step))
-    x = binarization.prepare(
-        data_key, images, binarization=config.dataset.binarization, kind=plan.kind
-    )
+    x = recipes.prepare(data_key, images, recipes.of(config, plan.kind))
     if plan.batch_sharding is not None:
         x = jax.lax.with_sharding_constraint(x, plan.batch_sharding)
     # Without the barrier XLA:CPU draws x again inside each of its four consumers.

@@ -1,0 +1,84 @@
+"""What is wrong between the values of a config, one "path: sentence" each. Pure functions."""
+
+import math
+from typing import Any
+
+from vaejax.models import latent_variable
+from vaejax.objectives import bounds, gradients
+
+
+def problems(config: Any) -> list[str]:
+    """Everything that does not go together in a `config.Config` whose values are legal each."""
+    found = latent_variable.problems(config.model) or _of_dataset(config)
+    found += _of_objective(config) + _of_schedule(config)
+    validated = config.dataset.num_validation or config.dataset.validation_split
+    if config.training.patience is not None and not validated:
+        found.append("training.patience: early stopping needs dataset.num_validation >= 1, got 0")
+    return found
+
+
+def _of_dataset(config: Any) -> list[str]:
+    dataset, likelihood = config.dataset, config.model.likelihood
+    is_set = {"levels": dataset.levels != 256, "dequantize": dataset.dequantize}
+    if dataset.binarization != "none":
+        return [
+            f"dataset.{name}: has no effect on 0/1 pixels (dataset.binarization="
+            f"{dataset.binarization!r}); set dataset.binarization=none or leave it out"
+            for name, given in is_set.items()
+            if given
+        ]
+    if dataset.dequantize and latent_variable.data_of(config.model) != "real":
+        return [
+            f"dataset.dequantize: is for densities, model.likelihood={likelihood} is a mass; "
+            f"leave it out or set another model.likelihood"
+        ]
+    return []
+
+
+def _of_objective(config: Any) -> list[str]:
+    objective, found = config.objective, []
+    for key, part in (("bound", objective.bound), ("inference_bound", objective.inference_bound)):
+        if part is not None:
+            wrong = bounds.problems(part, num_samples=objective.num_samples)
+            found += [f"objective.{key}: {part}: {text}" for text in wrong]
+    if found:
+        return found
+    estimator = gradients.GRADIENTS[objective.gradient]
+    wrong = gradients.refusals(objective.gradient, objective.bound, objective.inference_bound)
+    reason = gradients.bias(objective.gradient, objective.inference_bound or objective.bound)
+    if reason and not objective.allow_biased:
+        wrong.append(f"{reason}, or set objective.allow_biased=true")
+    found = [f"objective.gradient: {problem}" for problem in wrong]
+    if bounds.side(objective.bound) == "upper":
+        found.append(
+            f"objective.bound: {objective.bound} lies above log p(x), and theta gains nothing by "
+            f"raising it; set objective.inference_bound to it, which q lowers"
+        )
+    if objective.free_bits and not estimator.uses_closed_form_kl:
+        found.append(
+            f"objective.free_bits: needs the KL of each unit, objective.gradient is "
+            f"{objective.gradient!r}; use closed_form_kl"
+        )
+    return found
+
+
+def _of_schedule(config: Any) -> list[str]:
+    optimizer = config.optimizer
+    if optimizer.schedule != "staged":
+        given = [name for name in ("stage_epochs", "stage_scales") if getattr(optimizer, name)]
+        return [
+            f"optimizer.{name}: has no effect with schedule={optimizer.schedule!r}; set "
+            f"optimizer.schedule=staged or leave it out"
+            for name in given
+        ]
+    if not optimizer.stage_epochs or len(optimizer.stage_epochs) != len(optimizer.stage_scales):
+        return [
+            "optimizer.stage_epochs: a staged schedule needs stage_epochs and stage_scales of one "
+            f"length, got {len(optimizer.stage_epochs)} and {len(optimizer.stage_scales)}"
+        ]
+    if math.fsum(optimizer.stage_epochs) != config.training.num_epochs:
+        return [
+            f"optimizer.stage_epochs: must add up to training.num_epochs="
+            f"{config.training.num_epochs}, got {sum(optimizer.stage_epochs)}"
+        ]
+    return []
