@@ -91,16 +91,31 @@ def problems(config: Config) -> list[str]:
 
 def _refused_options(config: Config) -> list[str]:
     """What the parts themselves say of their options, asked on a shape that fits them all."""
+    spec = DataSpec((32, 32, 1), None)
     try:
-        spec = DataSpec((32, 32, 1), None)
-        prior = parts.bind(config.prior, priors.PRIORS)(_layers(config, spec)[-1].size, spec)
+        layers = _layers(config, spec)
     except UserError as error:
         return [f"model: {error}"]
-    if prior.encodes and len(config.latent_dims) > 1:
+    try:
+        prior = parts.bind(config.prior, priors.PRIORS)(layers[-1].size, spec)
+    except UserError as error:
+        return [f"model.prior: {config.prior.name}: {error}"]
+    return _encoding_problems(config, layers) if prior.encodes else []
+
+
+def _encoding_problems(config: Config, layers: list[Layer]) -> list[str]:
+    """Why a prior that is made of q(z|u) at pseudo-inputs u cannot be."""
+    if len(layers) > 1:
         return [
             f"model.prior: {config.prior.name} is made of q(z|u) at pseudo-inputs u, and with "
-            f"{len(config.latent_dims)} layers q(z_L|z_(L-1)) sees no input; use one layer, or "
+            f"{len(layers)} layers q(z_L|z_(L-1)) sees no input; use one layer, or "
             f"model.prior=mixture"
+        ]
+    if layers[0].posterior.density_steps > 1:
+        return [
+            f"model.prior: {config.prior.name} needs log q(z|u) at given z for every pseudo-input "
+            f"u, which model.posterior={config.posterior.name} finds one latent after another; "
+            f"use model.posterior=coupling, or model.prior=mixture"
         ]
     return []
 
