@@ -243,13 +243,16 @@ MODELS = {
 }
 """Models at a size for tests; together they hold every part of every registry."""
 MODEL_NAMES = tuple(MODELS)
+FAST = ("mlp-1", "mlp-2", "mlp-mixture", "top_down-2", "linear_gaussian-full")
+SLOW_NAMES = [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in MODEL_NAMES
+]
+"""All of them, most in the slow suite alone."""
 
 
-def small_models(spec):
-    """The models of `MODELS` for data of `spec`, by name."""
-    return {
-        name: latent_variable.build(model_config(**fields), spec) for name, fields in MODELS.items()
-    }
+def small_model(name, spec):
+    """The model of that name in `MODELS` for data of `spec`."""
+    return latent_variable.build(model_config(**MODELS[name]), spec)
 
 
 def perturbed(params, key, scale=0.3):

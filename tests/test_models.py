@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from conftest import MODEL_NAMES, MODELS, model_config, perturbed, small_models
+from conftest import MODEL_NAMES, MODELS, SLOW_NAMES, model_config, perturbed, small_model
 
 from vaejax import schema
 from vaejax.config import Model
@@ -25,12 +25,13 @@ from vaejax.objectives import importance
 from vaejax.types import DataSpec
 
 every_model = pytest.mark.parametrize("name", MODEL_NAMES)
+most_slowly = pytest.mark.parametrize("name", SLOW_NAMES)
 
 
 @functools.cache
 def _case(name):
     spec = DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1), levels=3)
-    model = small_models(spec)[name]
+    model = small_model(name, spec)
     params = jax.jit(lambda: perturbed(model.init(jax.random.key(0)), jax.random.key(1)))()
     return model, params, jnp.asarray(np.arange(12) % 2, jnp.float32).reshape(2, 6, 1)
 
@@ -91,7 +92,7 @@ def test_shapes_and_finiteness(case, spec):
         assert value.shape == spec.shape
 
 
-@every_model
+@most_slowly
 def test_one_pass_draws_what_sample_draws_with_the_density_that_log_prob_gives(case):
     """And rows of a batch are what they are alone."""
     model, params, x = case
@@ -111,7 +112,7 @@ def test_one_pass_draws_what_sample_draws_with_the_density_that_log_prob_gives(c
     jax.tree.map(close, jax.tree.map(lambda leaf: leaf[1], batched), alone)
 
 
-@every_model
+@most_slowly
 def test_params_are_split_into_theta_and_phi(case, name):
     """log q depends on phi alone, log p(x, z) on theta alone.
 
@@ -136,7 +137,7 @@ def test_params_are_split_into_theta_and_phi(case, name):
         assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient[own]))
 
 
-@every_model
+@most_slowly
 def test_prior_and_posterior_densities_belong_to_their_samplers(case):
     """The expected score, E[d log p(z; t) / dt] with z ~ p(z; t), is zero for a density that
     belongs to its sampler, and for few others."""
@@ -158,7 +159,7 @@ def test_prior_and_posterior_densities_belong_to_their_samplers(case):
         np.testing.assert_array_less(abs(scores.mean(axis=0)), 5 * error + 1e-5)
 
 
-@every_model
+@most_slowly
 def test_likelihood_density_belongs_to_its_sampler(case):
     model, params, _ = case
     z = jax.jit(lambda: model.prior(params).sample(jax.random.key(8)))()
@@ -169,7 +170,7 @@ def test_likelihood_density_belongs_to_its_sampler(case):
     np.testing.assert_array_less(abs(x.mean(axis=0) - likelihood.mean), 5 * error + 1e-6)
 
 
-@every_model
+@most_slowly
 def test_closed_form_kl_is_the_expected_log_ratio(case, name):
     model, params, x = case
     if model.kl_groups is None:
@@ -186,7 +187,7 @@ def test_closed_form_kl_is_the_expected_log_ratio(case, name):
     assert abs(ratio.mean() - kl) < 4 * ratio.std() / np.sqrt(20_000) + 1e-5
 
 
-@every_model
+@most_slowly
 def test_posterior_mean_averages_to_the_mean_of_samples(case):
     model, params, x = case
     keys = jax.random.split(jax.random.key(11), 4000)

@@ -118,6 +118,7 @@ def test_residual_blocks_add_their_parameters(options, more):
     assert size(resnet) == size("conv(channels=(3, 4))") + more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("decoder", [False, True])
 @pytest.mark.parametrize("top", [(3,), (2, 4, 3)])
@@ -145,6 +146,7 @@ def test_contracts(name, decoder, top):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv", "resnet"])
 @pytest.mark.parametrize("top", [(4, 8, 3), (2, 4, 3), (1, 2, 3)])
 def test_the_sides_of_a_feature_map_say_how_often_to_halve(name, top):
@@ -160,6 +162,7 @@ def test_the_sides_of_a_feature_map_say_how_often_to_halve(name, top):
     assert shape.shape == top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_decoders_start_at_the_mean(name):
     """At the prior's mean z = 0 exactly, and on average over the networks that init draws."""

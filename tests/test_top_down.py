@@ -124,6 +124,7 @@ def test_every_weight_is_the_evidence_when_a_top_down_q_is_the_posterior():
     assert jax.jit(sample)(off, jax.random.key(0), x).std() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_bounds_of_a_top_down_model_reach_the_exact_evidence():
     model, params, x, exact = _exact_case()
@@ -204,6 +205,7 @@ SOUND = [
 QUICK = [("stl", "elbo", "precision"), ("doubly_reparameterized", "iwae", "concat")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("estimator", "bound", "merge"),
@@ -220,6 +222,7 @@ def test_sound_pairs_agree_with_pathwise_in_shared_parameters(estimator, bound, 
     assert np.abs(ours - plain).max() > 1e-3  # another estimator, not the same
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_biased_estimator_is_found_biased_in_shared_parameters():
     target = Target(bounds.iwae, 4)
@@ -232,6 +235,7 @@ def test_a_biased_estimator_is_found_biased_in_shared_parameters():
     assert _z(ours - plain)[shared].max() > 6.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_wake_phi_and_its_double_reparameterisation_agree_in_shared_parameters():
     target = Target(bounds.iwae, 4)
@@ -253,6 +257,7 @@ def _log_weights(of_p, of_q, key, num_samples):
     return importance.sample_log_weights(of_p, key, PIXELS, model=seen, num_samples=num_samples)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_each_view_follows_its_own_bound():
     """PIWAE: p's view of the path follows L_4, q's view the mean of two L_2, on the same draws."""
@@ -271,6 +276,7 @@ def test_each_view_follows_its_own_bound():
     np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_sleep_moves_the_shared_path_by_the_bound_of_p_and_the_dreams_of_q():
     key, stop = jax.random.key(5), jax.lax.stop_gradient

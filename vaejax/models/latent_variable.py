@@ -65,10 +65,22 @@ def problems(config: Config) -> list[str]:
 
 def _refused_options(config: Config) -> list[str]:
     """What the parts themselves say of their options, asked on a shape that fits them all."""
+    size, spec = config.latent_dims[-1], DataSpec((2**20, 2**20, 1), None)
     try:
-        _assembled(config, DataSpec((2**20, 2**20, 1), None))
+        prior = parts.bind(config.prior, priors.PRIORS)(size, spec)
+    except UserError as error:
+        return [f"model.prior: {config.prior.name}: {error}"]
+    try:
+        _assembled(config, spec)
+        family = parts.bind(config.posterior, posteriors.POSTERIORS)(size)
     except UserError as error:
         return [f"model: {error}"]
+    if prior.encodes and family.density_steps > 1:
+        return [
+            f"model.prior: {config.prior.name} needs log q(z|u) at given z for every pseudo-input "
+            f"u, which model.posterior={config.posterior.name} finds one latent after another; "
+            f"use model.posterior=coupling, or model.prior=mixture"
+        ]
     return []
 
 

@@ -97,7 +97,7 @@ def vamp(
         raise UserError(f"noise: must be at least 0, got {noise}")
     mean = np.asarray(0.5 if spec.mean is None else spec.mean)
     if bounded and not (mean.min() >= 0.0 and mean.max() <= 1.0):
-        raise UserError("bounded: the data leave [0, 1]; use vamp(bounded=False)")
+        raise UserError("vamp: the data leave [0, 1]; use model.prior=vamp(bounded=False)")
 
     def init(key):
         drawn = noise * jax.random.normal(key, (num_components, *spec.shape))
