@@ -23,6 +23,31 @@ _MATMUL_SIZE = 2048
 _REPETITIONS = 7
 _SECONDS_PER_REPETITION = 1.0
 _TRAIN_CASES = {"k=1, B=100": (1, 275), "k=5, B=100": (5, 110), "k=50, B=100": (50, 14)}
+Fields = dict[str, Any]
+
+
+class Variant(NamedTuple):
+    """Another model beside the MLP: the fields that make it, and the steps of a timed scan."""
+
+    fields: Fields
+    steps: int
+
+
+_VARIANTS = {
+    "gated_mlp": Variant({"encoder": "gated_mlp"}, 110),
+    "conv": Variant({"encoder": "conv"}, 55),
+    "resnet": Variant({"encoder": "resnet"}, 22),
+    "top-down, 2 layers": Variant({"latent_dims": (50, 25), "hierarchy": "top_down"}, 55),
+    "top-down, 5 layers": Variant(
+        {"latent_dims": (50, 40, 30, 20, 10), "hierarchy": "top_down"}, 55
+    ),
+    "prior=vamp(500)": Variant({"prior": "vamp(num_components=500)"}, 110),
+    "prior=coupling": Variant({"prior": "coupling"}, 110),
+    "posterior=coupling": Variant({"posterior": "coupling"}, 110),
+    "posterior=coupling(spline)": Variant({"posterior": "coupling(kind='spline')"}, 110),
+    "posterior=iaf": Variant({"posterior": "iaf"}, 110),
+    "posterior=mixture": Variant({"posterior": "mixture"}, 110),
+}
 
 
 def _seconds(function: Callable[[], Any]) -> float:
@@ -41,14 +66,18 @@ def _matmul() -> Callable[[], float]:
     )
 
 
-def _mnist_mlp(
-    num_samples: int, max_steps: int, gradient: str = "pathwise"
+def _mnist(
+    num_samples: int, max_steps: int, gradient: str = "pathwise", fields: Fields | None = None
 ) -> tuple[Config, Model, np.ndarray]:
-    """The 784-200-200-50 VAE on 55,000 random images (speed does not depend on their content)."""
+    """A VAE of 50 latents on 55,000 random images (speed does not depend on their content).
+
+    784-200-200-50, or what `fields` of its config make of it.
+    """
     config = config_lib.validated(
         Config(
             objective=Objective(bound="iwae", num_samples=num_samples, gradient=gradient),
             training=Training(max_steps_per_call=max_steps),
+            model=schema.checked(ModelConfig(**fields or {})),
         )
     )
     images = np.random.default_rng(0).integers(0, 256, (55_000, 28, 28, 1), dtype=np.uint8)
@@ -96,9 +125,11 @@ class _Training(NamedTuple):
     compile_seconds: float
 
 
-def _compiled_training(num_samples: int, steps: int, gradient: str = "pathwise") -> _Training:
+def _compiled_training(
+    num_samples: int, steps: int, gradient: str = "pathwise", fields: Fields | None = None
+) -> _Training:
     """`training.train_call` of the MNIST model, binarisation included, run once."""
-    config, model, images = _mnist_mlp(num_samples, steps, gradient)
+    config, model, images = _mnist(num_samples, steps, gradient, fields)
     plan = training.make_plan(config, len(images))
     call = jax.jit(training.train_call, static_argnames=("model", "plan"), donate_argnames="state")
     state = jax.jit(lambda: training.init_state(config, model=model))()
@@ -137,6 +168,21 @@ def training_rate(name: str) -> dict[str, float]:
     return {"examples_per_second": case.examples / seconds} | report
 
 
+def variant_rate(name: str) -> dict[str, float]:
+    """Training rate of another model, k = 1, B = 100, and over that of the MLP.
+
+    The median ratio of neighbouring runs, in turn: the machine's speed drifts.
+    """
+    fields, steps = _VARIANTS[name]
+    ours, plain = _compiled_training(1, steps, fields=fields), _compiled_training(1, steps)
+    pairs = [(_seconds(ours.run), _seconds(plain.run)) for _ in range(_REPETITIONS)]
+    return {
+        "ratio_to_plain": statistics.median(other / own for own, other in pairs),
+        "examples_per_second": ours.examples / min(own for own, _ in pairs),
+        "compile_seconds": ours.compile_seconds,
+    }
+
+
 def estimator_cost(gradient: str, *, num_samples: int = 50, steps: int = 14) -> dict[str, float]:
     """Time of an IWAE training step with `gradient` over that of a pathwise one.
 
@@ -157,7 +203,7 @@ def evaluation_rate(num_samples: int = 5000) -> dict[str, float]:
 
     Floating-point operations counted: the decoder's matrix products alone.
     """
-    config, model, images = _mnist_mlp(1, 1)
+    config, model, images = _mnist(1, 1)
     params = jax.jit(model.init)(jax.random.key(0))
     example_map = _evaluation(config, model, 50, num_samples)
     count = example_map.examples_per_call
@@ -177,9 +223,9 @@ def _evaluation(config: Config, model: Model, num_examples: int, num_samples: in
     )
 
 
-def evaluation_memory(num_samples: int) -> dict[str, float]:
+def evaluation_memory(num_samples: int, encoder: str = "mlp") -> dict[str, float]:
     """Peak resident memory of this process after evaluating two examples at K samples."""
-    config, model, images = _mnist_mlp(1, 1)
+    config, model, images = _mnist(1, 1, fields={"encoder": encoder})
     params = jax.jit(model.init)(jax.random.key(0))
     x = (images[:2] > 127).astype(np.uint8)
     mapping.over_examples(_evaluation(config, model, 2, num_samples), params, jax.random.key(0), x)
@@ -209,10 +255,16 @@ def machine() -> dict[str, Any]:
 
 CASES: dict[str, Callable[[], dict[str, float]]] = {
     **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
+    **{f"train {name}": lambda name=name: variant_rate(name) for name in _VARIANTS},
     "doubly reparameterized k=50": lambda: estimator_cost("doubly_reparameterized"),
     "evaluate K=5000": evaluation_rate,
 }
-MEMORY_CASES: dict[str, int] = {"memory K=500": 500, "memory K=50000": 50_000}
+MEMORY_CASES: dict[str, tuple[int, str]] = {
+    "memory K=500": (500, "mlp"),
+    "memory K=50000": (50_000, "mlp"),
+    "memory conv K=1000": (1000, "conv"),
+    "memory conv K=10000": (10_000, "conv"),
+}
 
 
 def annealing_rate(*, num_chains: int = 16, num_examples: int = 32) -> dict[str, float]:
@@ -221,7 +273,7 @@ def annealing_rate(*, num_chains: int = 16, num_examples: int = 32) -> dict[str,
     A gradient in z passes the decoder forward and backward: 4 operations per weight. The
     one gradient per temperature that is not a leapfrog step is not counted.
     """
-    _, model, images = _mnist_mlp(1, 1)
+    _, model, images = _mnist(1, 1)
     params = model.init(jax.random.key(0))
     x = jnp.asarray(images[:num_examples] > 127, jnp.float32)
     num_temperatures, num_leapfrog = 20, 5

@@ -28,7 +28,7 @@ def run_case(name):
         return benchmark.CASES[name]()
     code = (
         "import json; from benchmarks import bounds as b; "
-        "print(json.dumps(b.evaluation_memory(%d)))"
+        "print(json.dumps(b.evaluation_memory(%d, %r)))"
     )
     command = [sys.executable, "-c", code % benchmark.MEMORY_CASES[name]]
     return json.loads(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout)

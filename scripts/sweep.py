@@ -1,7 +1,8 @@
 """Trains and evaluates all members of a sweep, those that differ in numbers as one program.
 
 python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds.py \
-    --workdir=runs/bounds [--seeds=3] [--launcher=local|ray] [--config.any.key=value]
+    --workdir=runs/bounds [--seeds=3] [--launcher=local|ray] [--mesh=members:2,data:4] \
+    [--config.any.key=value]
 """
 
 from absl import flags
@@ -17,6 +18,8 @@ flags.DEFINE_string("workdir", None, "folder of the sweep", required=True)
 SEEDS = flags.DEFINE_integer("seeds", None, "train each member with seeds 0..N-1")
 LAUNCHER = flags.DEFINE_string("launcher", "local", "local or ray")
 ADDRESS = flags.DEFINE_string("ray_address", None, "Ray cluster; default: a running or local one")
+devices.define_mesh()
+flags.adopt_module_key_flags(devices)
 MEMORY = flags.DEFINE_float("memory", None, "GiB of one device to use; default: what is sensible")
 
 
@@ -28,12 +31,14 @@ def main(console):
         raise UserError("--ray_address: has an effect with --launcher=ray alone")
     if MEMORY.value is not None and not 2**-30 <= MEMORY.value <= 2**30:
         raise UserError(f"--memory: must be in 2**-30..2**30 GiB, got {MEMORY.value}")
+    layout = devices.layout()
     if LAUNCHER.value == "local":
         devices.use_all_cores()
     items = sweeps.load(SWEEP.value)
     if SEEDS.value is not None:
         items = sweeps.with_seeds(items, SEEDS.value)
-    task = launch.Task(cli.path("workdir"), MEMORY.value and int(MEMORY.value * 2**30))
+    memory = MEMORY.value and int(MEMORY.value * 2**30)
+    task = launch.Task(cli.path("workdir"), memory, layout)
     found = launch.sweep(
         cli.config(), items, task, console=console, launcher=LAUNCHER.value, address=ADDRESS.value
     )

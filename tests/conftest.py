@@ -10,8 +10,11 @@ import tempfile
 # no optimised code. Without VAEJAX_SUITE everything is optimised.
 NUMERICS = (
     "test_bounds",
+    "test_convolutions",
+    "test_distributions",
     "test_evaluation",
     "test_evidence",
+    "test_families",
     "test_fusion",
     "test_gaps",
     "test_gradients",
@@ -20,6 +23,7 @@ NUMERICS = (
     "test_numerics",
     "test_oracle",
     "test_pareto",
+    "test_top_down",
 )
 SUITE = os.environ.get("VAEJAX_SUITE", "all")
 if SUITE == "plumbing":
@@ -40,7 +44,8 @@ import numpy as np
 import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
-_PARTS = ("distributions", "divergences", "latents", "linear_gaussian", "networks", "pixels")
+_PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
+_PARTS += ("linear_gaussian", "maps", "networks", "pixels", "sites", "top_down")
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -61,6 +66,7 @@ SLOWEST_FIRST = (
     "test_explain",
     "test_gradients",
     "test_evidence",
+    "test_families",
     "test_comparison",
 )
 
@@ -113,7 +119,7 @@ def x64():
 @pytest.fixture
 def spec():
     """Twelve pixels of different mean; levels 0, 1 and 2, so that 0/1 are legal x of all."""
-    return DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1), levels=3)
+    return DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1), levels=3)
 
 
 LINEAR = {
@@ -161,6 +167,51 @@ MODELS = {
         "encoder": "mlp(hidden_dims=(5,))",
         "posterior": "full_normal",
     },
+    "top_down-2": {
+        "latent_dims": (2, 3),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "hierarchy": "top_down(features=4)",
+    },
+    "top_down-3-ladder": {
+        "latent_dims": (2, 2, 1),
+        "encoder": "mlp(hidden_dims=(4,))",
+        "likelihood": "normal",
+        "hierarchy": "top_down(features=4, merge='precision', skip=False)",
+    },
+    "top_down-3-maps": {
+        "latent_dims": (1, 1, 3),
+        "encoder": "mlp(hidden_dims=(4,))",
+        "posterior": "normal(shared_scale=True)",
+        "hierarchy": "top_down(features=2, downsampling=(2, 2, 0))",
+    },
+    "conv-2": {
+        "latent_dims": (3, 2),
+        "encoder": "conv(channels=(2,)), gated_mlp(hidden_dims=(4,))",
+    },
+    "resnet": {"latent_dims": (2,), "encoder": "resnet(channels=(2,), norm='group')"},
+    "mlp-mixture": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "mixture(num_components=3)",
+        "prior": "mixture(num_components=3)",
+    },
+    "mlp-vamp": {
+        "latent_dims": (2,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "prior": "vamp(num_components=4)",
+    },
+    "mlp-coupling": {
+        "latent_dims": (3,),
+        "encoder": "mlp(hidden_dims=(5,))",
+        "posterior": "coupling(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "coupling(kind='spline', num_layers=2, hidden_dims=(4,), num_bins=3)",
+    },
+    "mlp-2-iaf": {
+        "latent_dims": (3, 2),
+        "encoder": "mlp(hidden_dims=(5,)), mlp(hidden_dims=(4,))",
+        "posterior": "iaf(num_layers=2, hidden_dims=(4,), context_dims=2)",
+        "prior": "autoregressive(hidden_dims=(4,))",
+    },
     "linear_gaussian-full": {
         "latent_dims": (2,),
         "encoder": "linear",
@@ -192,13 +243,16 @@ MODELS = {
 }
 """Models at a size for tests; together they hold every part of every registry."""
 MODEL_NAMES = tuple(MODELS)
+FAST = ("mlp-1", "mlp-2", "mlp-mixture", "top_down-2", "linear_gaussian-full")
+SLOW_NAMES = [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in MODEL_NAMES
+]
+"""All of them, most in the slow suite alone."""
 
 
-def small_models(spec):
-    """The models of `MODELS` for data of `spec`, by name."""
-    return {
-        name: latent_variable.build(model_config(**fields), spec) for name, fields in MODELS.items()
-    }
+def small_model(name, spec):
+    """The model of that name in `MODELS` for data of `spec`."""
+    return latent_variable.build(model_config(**MODELS[name]), spec)
 
 
 def perturbed(params, key, scale=0.3):

@@ -10,7 +10,7 @@ from vaejax.models import latent_variable, latents, linear_gaussian
 from vaejax.types import DataSpec
 
 
-def linear(num_latents=2, size=8, perturbation=0.25, mixing=0.0):
+def linear(num_latents=2, size=8, perturbation=0.25, mixing=0.0, prior="normal"):
     """Linear-Gaussian model with a q that is a little off the posterior.
 
     `mixing` is how much of the first column of the weights is in the others: above 0 the
@@ -21,6 +21,7 @@ def linear(num_latents=2, size=8, perturbation=0.25, mixing=0.0):
         encoder="linear(kernel_init='lecun_normal')",
         posterior="full_normal(shared_scale=True)",
         likelihood="normal",
+        prior=prior,
     )
     model = latent_variable.build(config, DataSpec((size,), None))
     generative = linear_gaussian.of(model.init(jax.random.key(0)))
@@ -36,6 +37,17 @@ def linear(num_latents=2, size=8, perturbation=0.25, mixing=0.0):
         "generative": linear_gaussian.generative_params(generative),
         "inference": linear_gaussian.inference_params(off),
     }
+
+
+def mixture():
+    """`linear` with two normals for p(z), of about the variance of the one; q stays as it is."""
+    model, params = linear(perturbation=0.1, prior="mixture(num_components=2)")
+    params["generative"]["prior"] = {
+        "logits": jnp.array([0.4, -0.4]),
+        "loc": jnp.array([[0.8, -0.6], [-0.9, 0.7]]),
+        "log_scale": jnp.log(jnp.array([[0.5, 0.7], [0.6, 0.5]])),
+    }
+    return model, params
 
 
 def two_layers():

@@ -187,7 +187,26 @@ BAD_VALUES = {
     "model.name=mlp": "unknown 'model.name'",
     "model.likelihood=bernouli": "did you mean 'bernoulli'",
     "model.latent_dims=()": "at least one stochastic layer",
-    "model.latent_dims=(2,2)": "one network for each stochastic layer (2), got 1",
+    "model.latent_dims=(2,2,2) model.encoder=mlp,mlp": (
+        "one network for each stochastic layer (3), or one for all, got 2"
+    ),
+    "model.hierarchy=topdown": "'top_down'",
+    "model.hierarchy=top_down(features=0)": "features: must be in 1..1048576, got 0",
+    "model.hierarchy=top_down(merge='precission')": "'precision'",
+    "model.hierarchy=top_down(downsampling=(2,1,4)) model.latent_dims=(2,2,2)": (
+        "must not fall from the data upwards"
+    ),
+    "model.hierarchy=top_down(downsampling=(0,2)) model.latent_dims=(2,2)": (
+        "must not fall from the data upwards"
+    ),
+    "model.hierarchy=top_down(downsampling=(1,2)) model.latent_dims=(2,2,2)": (
+        "one number for each stochastic layer (3)"
+    ),
+    "model.hierarchy=top_down(downsampling=(4,)) model.posterior=full_normal": (
+        "use posterior=normal, or downsampling=0"
+    ),
+    "model.hierarchy=top_down(merge='precision') model.latent_dims=(2,2) "
+    "model.posterior=full_normal": "needs posterior=normal",
     "model.latent_dims=(0,)": "must be finite and >= 1",
     "model.latent_dims=1000000000": "<= 1048576",
     "model.encoder=mlp(hidden_dims=(0,))": "every width must be in 1..1048576",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MODELS, ROOT, model_config, small_config, small_models
+from conftest import MODELS, ROOT, model_config, small_config, small_model
 
 from vaejax import keys
 from vaejax.errors import UserError
@@ -47,7 +47,7 @@ def _per_example(values, variances=None, ess=None, pareto_k=None, **fields):
 
 @pytest.fixture
 def run(spec):
-    model = small_models(spec)["mlp-2"]
+    model = small_model("mlp-2", spec)
     params = jax.jit(model.init)(jax.random.key(0))
     uniform = np.random.default_rng(0).uniform(size=(7, *spec.shape))
     return model, params, (uniform < spec.mean).astype(np.uint8)
@@ -122,8 +122,8 @@ test_evaluation.print_values()
 
 def print_values():
     """Prints the values of a fixed evaluation, for a process with other devices."""
-    spec = DataSpec((3, 4, 1), np.linspace(0.05, 0.95, 12).reshape(3, 4, 1))
-    model = small_models(spec)["mlp-2"]
+    spec = DataSpec((2, 6, 1), np.linspace(0.05, 0.95, 12).reshape(2, 6, 1))
+    model = small_model("mlp-2", spec)
     params = jax.jit(model.init)(jax.random.key(0))
     x = (np.random.default_rng(0).uniform(size=(7, *spec.shape)) < 0.5).astype(np.uint8)
     found = _evaluate(model, params, x, num_samples=10)
@@ -168,7 +168,7 @@ def test_samples_are_those_of_a_larger_run(run):
 
 
 def test_exact_posterior_gives_no_gap_and_no_error(spec):
-    model = small_models(spec)["linear_gaussian-full"]
+    model = small_model("linear_gaussian-full", spec)
     params = jax.jit(model.init)(jax.random.key(0))
     exact = linear_gaussian.exact_posterior(linear_gaussian.of(params))
     params["inference"] = linear_gaussian.inference_params(exact)
@@ -185,7 +185,7 @@ def test_exact_posterior_gives_no_gap_and_no_error(spec):
 
 def test_monte_carlo_error_is_the_spread_over_seeds(spec):
     """The stated error of each estimate against its standard deviation over 200 keys."""
-    model = small_models(spec)["linear_gaussian-diagonal"]
+    model = small_model("linear_gaussian-diagonal", spec)
     params = jax.jit(model.init)(jax.random.key(0))
     x = jnp.asarray(np.random.default_rng(2).uniform(size=spec.shape))
 
@@ -248,7 +248,7 @@ def test_bounds_are_reported_up_to_k(num_samples, expected):
 
 def _validate(model, params, x, **options):
     config = small_config(training__validation_samples=10, evaluation__seed=3)
-    return validation.make(config, model, x, **options)(params)
+    return validation.make(config, model, x, **options)(params)()
 
 
 def test_validation_gives_the_numbers_of_an_evaluation_of_that_split(run):
@@ -268,12 +268,12 @@ def test_runs_validated_together_are_as_alone(run):
     model, params, x = run
     every = [jax.tree.map(lambda leaf, c=c: c * leaf, params) for c in (1.0, 0.5, 2.0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
-    together = _validate(model, stacked, x, num_runs=3, stacked=True)
+    together = _validate(model, stacked, x, num_runs=3)
     for index, one in enumerate(every):
         for name, value in _validate(model, one, x).items():
             np.testing.assert_allclose(together[name][index], value, rtol=2e-6)
     single = jax.tree.map(lambda leaf: leaf[None], params)
-    alone = _validate(model, single, x, stacked=True)
+    alone = _validate(model, single, x, num_runs=1)
     assert all(value.shape == (1,) for value in alone.values())
 
 
@@ -288,7 +288,7 @@ def test_runs_of_one_model_share_their_compiled_programs(run):
 
 
 def _spec():
-    return DataSpec((3, 4, 1), None)
+    return DataSpec((2, 6, 1), None)
 
 
 def test_a_chunk_above_the_work_pads_nothing():
@@ -374,7 +374,7 @@ def test_unit_means_average_samples_with_keys_of_their_own(run):
 
 def test_active_units_are_counted_per_layer(spec):
     """Two of three first-layer units follow x, none of the second layer does."""
-    model = small_models(spec)["mlp-2"]
+    model = small_model("mlp-2", spec)
     params = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(jax.random.key(0)))
     first = params["inference"]["encoders"][0]["params"]
     first["Dense_0"]["kernel"] = first["Dense_0"]["kernel"].at[0, 0].set(3.0)

@@ -204,8 +204,9 @@ def test_a_folder_without_file_locks_holds_runs_and_evaluations(without_locks, t
     assert files.read(tmp_path / "run" / "evaluation.json").result == result
     config = small_config(training__num_epochs=1)
     found = launch.sweep(
-        config, [{"seed": 0}, {"seed": 1}], launch.Task(tmp_path / "sweep"), console=QUIET
+        config, [{"seed": 0}, {"seed": 1}], launch.Task(tmp_path / "sweep"), console=said
     )
+    assert capsys.readouterr().out.count("no file locks") == 3  # the sweep's folder and two runs
     assert [item.error for item in found] == [None, None]
 
 

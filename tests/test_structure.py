@@ -8,6 +8,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "vaejax"
 LAYERS = (
     {"errors", "types", "numerics", "keys"},
+    {"meshes"},
     {"parts", "python_files"},
     {"schema"},
     {"models"},

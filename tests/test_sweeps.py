@@ -71,6 +71,7 @@ BAD_SWEEPS = {
         "closed_form_kl is a form of the elbo alone",
     ),
     "empty": ([], "is empty"),
+    "same folder": ([{"name": "A", "seed": 0}, {"name": "a", "seed": 1}], "capital letters alone"),
     "same name": ([{"name": "a", "seed": 0}, {"name": "a", "seed": 1}], "two members are called"),
     "same run": ([{"name": "a"}, {"name": "b"}], "'a' and 'b' are the same run"),
     "same parameters": (
@@ -447,9 +448,19 @@ def _ray_workers(driver):
     return found
 
 
+def _wait_for_a_save(workdir, process):
+    """Until a checkpoint is half written: Orbax's folder of another name is there."""
+    deadline = time.monotonic() + 120
+    while not [*workdir.glob("*/checkpoints/*orbax-checkpoint-tmp*")]:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
 @pytest.mark.slow
-def test_ray_survives_the_loss_of_a_worker(swept, tmp_path):
-    """Two tasks on a local cluster of two workers; one is killed while it trains."""
+@pytest.mark.parametrize("moment", ["training", "saving"])
+def test_ray_survives_the_loss_of_a_worker(swept, tmp_path, moment):
+    """Two tasks on a local cluster of two workers; one is killed."""
     pytest.importorskip("ray")
     workdir, mark = tmp_path / "sweep", str(tmp_path)
     environment = {**os.environ, "VAEJAX_TEST": mark, "PYTHONPATH": str(ROOT)}
@@ -460,7 +471,10 @@ def test_ray_survives_the_loss_of_a_worker(swept, tmp_path):
     )
     try:
         _wait_for_rows(workdir, 8, process)
-        os.kill(_ray_workers(mark)[0], signal.SIGKILL)
+        workers = _ray_workers(mark)
+        if moment == "saving":
+            _wait_for_a_save(workdir, process)
+        os.kill(workers[0], signal.SIGKILL)
         assert process.wait(timeout=180) == 0
     finally:
         process.kill()

@@ -338,3 +338,26 @@ def test_best_keeps_the_parameters_of_the_highest_bound():
     assert seen == [(0, 0), (1, 0), (1, 1), (1, 2)]
     assert float(jax.tree.leaves(training.evaluation_params(state))[0].max()) == 1.0
     assert float(state.best.value) == -20.0
+
+
+def test_no_key_of_a_step_is_used_twice(monkeypatch):
+    """The data's noise and the samples' have keys of their own."""
+    config, model, plan, images = _setup()
+    used = []
+    spied = jax.random.split, training.binarization.prepare
+
+    def split(key, *rest):
+        if not isinstance(key, jax.core.Tracer):
+            used.append(bytes(np.asarray(jax.random.key_data(key))))
+        return spied[0](key, *rest)
+
+    def prepare(key, *rest, **options):
+        used.append(bytes(np.asarray(jax.random.key_data(key))))
+        return spied[1](key, *rest, **options)
+
+    monkeypatch.setattr(jax.random, "split", split)
+    monkeypatch.setattr(training.binarization, "prepare", prepare)
+    state, key = _start(config, model), training.make_keys(config).steps
+    used.clear()
+    training.train_step(state, key, images[:4], config=config, model=model, plan=plan)
+    assert len(used) == len({*used}) == 3

@@ -130,10 +130,15 @@ def _is_finite_number(value: Any) -> bool:
     return abs(value) <= _LARGEST
 
 
+def _item(default: tuple) -> Any:
+    """What the items of a tuple are like; an empty default is one of whole numbers."""
+    return default[0] if default else 0
+
+
 def _same_kind(value: Any, default: Any) -> bool:
     if isinstance(default, tuple):
         items = value if isinstance(value, (tuple, list)) else (value,)
-        return all(_same_kind(item, default[0]) for item in items)
+        return all(_same_kind(item, _item(default)) for item in items)
     if isinstance(default, float):
         return _is_finite_number(value)
     return type(value) is type(default)
@@ -143,7 +148,7 @@ def _like(value: Any, default: Any) -> Any:
     """`value` in the type of `default`: 1 for a float is 1.0, (1,) for a tuple stays one."""
     if isinstance(default, tuple):
         items = value if isinstance(value, (tuple, list)) else (value,)
-        return tuple(_like(item, default[0]) for item in items)
+        return tuple(_like(item, _item(default)) for item in items)
     return float(value) if isinstance(default, float) else value
 
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 Params = dict[str, PyTree]
-"""`{"generative": theta, "inference": phi}`: theta parameterises p(x, z), phi q(z|x)."""
+"""`{"generative": theta, "inference": phi}`: theta is all that p(x, z) uses, phi the rest.
+
+q(z|x) may use theta too, as in a top-down hierarchy, whose path it shares."""
 
 Latent = PyTree
 """One latent sample: an array, or a tuple with one array per stochastic layer."""
@@ -59,13 +61,18 @@ class Model(NamedTuple):
     Attributes:
       init: `(key) -> params`.
       prior: `(params) -> Distribution` of z, p(z).
-      posterior: `(params, x) -> Distribution` of z, q(z|x), reparameterised.
+      posterior: `(params, x) -> Distribution` of z, q(z|x), reparameterised. It may use theta
+        too; gradient estimators tell its view of `params` from that of the other two.
       likelihood: `(params, z) -> Distribution` of x, p(x|z); it has a `mean`.
       kl_groups: `(params, x) -> [G]`, KL(q(z|x) || p(z)) in closed form, one number for each
         group of latents that both keep independent (a sum of them is the KL), or None.
       log_marginal: `(params, x) -> []`, the exact log p(x), or None.
       intensities: `(x) -> x in [0, 1]`, as networks and pictures have it; whole numbers 0..L-1
         become x / (L - 1).
+      prepare: `(params) -> params`, with what needs no x computed once; every function of the
+        model takes both. For loops over examples or samples, where p(z) is made of encoders.
+      density_steps: how many network passes, one after another, log q(z|x) takes at a z that
+        q did not draw itself.
     """
 
     init: Callable[[PRNGKeyArray], Params]
@@ -75,6 +82,8 @@ class Model(NamedTuple):
     kl_groups: Callable[[Params, Float[Array, "..."]], Float[Array, "G"]] | None = None
     log_marginal: Callable[[Params, Float[Array, "..."]], Float[Array, ""]] | None = None
     intensities: Callable[[Float[Array, "..."]], Float[Array, "..."]] = unchanged
+    prepare: Callable[[Params], Params] = lambda params: params
+    density_steps: int = 1
 
 
 class LogTerms(NamedTuple):

@@ -86,7 +86,12 @@ def _compiled(name: str, config: Any, model: Model, num_examples: int, max_rows:
 
     count = num_examples if estimator.num_examples is None else estimator.num_examples
     budget = Budget(rows=estimator.rows, max_rows=max_rows, work=estimator.work)
-    example_map = mapping.make(example, num_examples=count, budget=budget)
+    example_map = mapping.make(
+        example,
+        num_examples=count,
+        budget=budget,
+        prepare=lambda both: (model.prepare(both[0]), both[1]),
+    )
     return estimator, jax.jit(estimator.pilot), example_map, count
 
 
@@ -131,7 +136,7 @@ def _gap_map(config: gap_analysis.Config, model: Model, num_examples: int, max_r
     fitted = len(gap_analysis.FAMILIES) * config.num_steps * config.num_samples
     work = fitted + (1 + len(gap_analysis.FAMILIES)) * config.elbo_samples
     budget = Budget(rows=config.num_samples, max_rows=max_rows, work=work)
-    return mapping.make(example, num_examples=num_examples, budget=budget)
+    return mapping.make(example, num_examples=num_examples, budget=budget, prepare=model.prepare)
 
 
 def elbos(task: Task, *, done: Done = lambda count: None) -> gap_analysis.Elbos:

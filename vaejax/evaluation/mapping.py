@@ -5,6 +5,7 @@ example, `(params, key, x) -> results`, where example i has the key fold_in(key,
 depends on batches, memory or devices beyond float32 rounding.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Num, PRNGKeyArray, PyTree
+
+from vaejax import meshes
 
 ExampleFunction = Callable[[PyTree, PRNGKeyArray, Float[jax.Array, "..."]], PyTree]
 PRECISION = "highest"
@@ -41,29 +44,43 @@ class ExampleMap(NamedTuple):
     Attributes:
       run: `(params, key, indices [E], x [E, ...]) -> results [E, ...]`.
       examples_per_call: E.
+      mesh: the devices they are spread over.
+      over_members: whether params have a leading axis, spread over the mesh's members.
     """
 
     run: Callable[..., PyTree]
     examples_per_call: int
+    mesh: Mesh
+    over_members: bool
 
 
 def make(
-    function: ExampleFunction, *, num_examples: int, budget: Budget, over_members: bool = False
+    function: ExampleFunction,
+    *,
+    num_examples: int,
+    budget: Budget,
+    mesh: Mesh | None = None,
+    prepare: Callable[[PyTree], PyTree] = lambda params: params,
+    over_members: bool = False,
 ) -> ExampleMap:
     """Compiles `function` for a set of `num_examples`.
 
-    Examples are spread over all devices; each holds at most `max_rows` rows at a time. With
-    `over_members` params have a leading axis [M], and results follow as [E, M, ...].
+    Examples are spread over the data axis of the mesh (None: all devices); each device holds
+    at most `max_rows` rows at a time. What `prepare` makes of params, once per call, is what
+    `function` gets. With `over_members` params have a leading axis [M], spread over the other
+    axis of the mesh, and results follow as [E, M, ...].
     """
-    mesh = Mesh(np.asarray(jax.devices()), ("examples",))
-    share = math.ceil(num_examples / mesh.size)
+    mesh = meshes.everywhere() if mesh is None else mesh
+    num_shares = mesh.shape[meshes.DATA]
+    share = math.ceil(num_examples / num_shares)
     batch = min(max(1, budget.max_rows // budget.rows), share)
     batches = min(math.ceil(share / batch), max(1, _WORK_PER_CALL // (batch * budget.work)))
     batch = math.ceil(share / (batches * math.ceil(share / (batch * batches))))
     one = jax.vmap(function, (0, None, None)) if over_members else function
+    ready = jax.vmap(prepare) if over_members else prepare
 
     def shard(params, key_data, indices, x):
-        key = jax.random.wrap_key_data(key_data)
+        key, params = jax.random.wrap_key_data(key_data), ready(params)
 
         def example(row):
             index, x = row
@@ -73,12 +90,12 @@ def make(
             return jax.vmap(example)((indices, x))
         return jax.lax.map(example, (indices, x), batch_size=batch if batch > 1 else None)
 
-    split, whole = PartitionSpec("examples"), PartitionSpec()
+    split, whole = PartitionSpec(meshes.DATA), PartitionSpec()
     mapped = jax.shard_map(
         shard,
         mesh=mesh,
-        in_specs=(whole, whole, split, split),
-        out_specs=split,
+        in_specs=(PartitionSpec(meshes.MEMBERS) if over_members else whole, whole, split, split),
+        out_specs=PartitionSpec(meshes.DATA, meshes.MEMBERS) if over_members else split,
         check_vma=False,
     )
     compiled = jax.jit(mapped)
@@ -87,29 +104,42 @@ def make(
         with jax.default_matmul_precision(PRECISION):
             return compiled(params, jax.random.key_data(key), indices, x)
 
-    return ExampleMap(run, batch * batches * mesh.size)
+    return ExampleMap(run, batch * batches * num_shares, mesh, over_members)
 
 
-def _everywhere() -> jax.sharding.NamedSharding:
-    """Where parameters lie during a map: whole on every device."""
-    mesh = Mesh(np.asarray(jax.devices()), ("examples",))
-    return jax.sharding.NamedSharding(mesh, PartitionSpec())
+def start(
+    example_map: ExampleMap, params: PyTree, key: PRNGKeyArray, x: Num[np.ndarray, "N ..."]
+) -> Iterator[Callable[[], PyTree]]:
+    """Starts one call after another; each comes back as a function that waits for its results,
+    for consecutive rows of x, on the host. Padding never comes out.
+    """
+    size = example_map.examples_per_call
+    if not example_map.over_members:
+        params = jax.device_put(params, meshes.spread(example_map.mesh))
+    for first in range(0, len(x), size):
+        rows = as_float(x[first : first + size])
+        indices = np.arange(first, first + size, dtype=np.int32)
+        # The last row again: a row of zeros may be no legal example.
+        padded = np.pad(rows, ((0, size - len(rows)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
+        results = example_map.run(params, key, jnp.asarray(indices), jnp.asarray(padded))
+        yield functools.partial(_read, results, len(rows))
+
+
+def _read(results: PyTree, count: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[:count], meshes.fetch(results))
 
 
 def batches(
     example_map: ExampleMap, params: PyTree, key: PRNGKeyArray, x: Num[np.ndarray, "N ..."]
 ) -> Iterator[PyTree]:
-    """Yields host results for consecutive rows of x; padding never comes out."""
-    size = example_map.examples_per_call
-    params = jax.device_put(params, _everywhere())
-    for start in range(0, len(x), size):
-        rows = as_float(x[start : start + size])
-        indices = np.arange(start, start + size, dtype=np.int32)
-        # The last row again: a row of zeros may be no legal example.
-        padded = np.pad(rows, ((0, size - len(rows)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
-        results = example_map.run(params, key, jnp.asarray(indices), jnp.asarray(padded))
-        leaves, structure = jax.tree.flatten(results)
-        yield structure.unflatten([np.asarray(leaf)[: len(rows)] for leaf in leaves])
+    """Yields host results for consecutive rows of x; the next call runs while one is read."""
+    waiting: list[Callable[[], PyTree]] = []
+    for read in start(example_map, params, key, x):
+        waiting.append(read)
+        if len(waiting) > 1:
+            yield waiting.pop(0)()
+    for read in waiting:
+        yield read()
 
 
 def as_float(x: Num[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -119,7 +149,7 @@ def as_float(x: Num[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def concatenate(parts: list[Any]) -> PyTree:
-    """Stacks what `batches` yielded."""
+    """Puts the parts of consecutive rows together."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 

@@ -22,7 +22,7 @@ from vaejax.objectives import importance
 from vaejax.types import Model, Params
 
 ACTIVE_THRESHOLD = 0.01
-_ACTIVITY_SAMPLES = 64  # samples of the layers below, for the means of deeper layers
+_ACTIVITY_SAMPLES = 64  # for the means of deeper layers, and of a q that does not know its own
 
 
 class PerExample(NamedTuple):
@@ -75,7 +75,7 @@ def evaluate(
 
 
 def _unit_moments(params, key, x, *, model):
-    """Per layer (E_q[u], variance of its estimate); the first layer's mean is exact."""
+    """Per layer (E_q[u], variance of its estimate); a first layer that knows its mean is exact."""
     posterior = model.posterior(params, x)
     sample_keys = jax.random.split(key, _ACTIVITY_SAMPLES)
     means = jax.vmap(lambda key: distributions.layer_means(posterior, key))(sample_keys)
@@ -101,6 +101,7 @@ def make(model: Model, *, num_examples: int, num_samples: int, chunk_size: int) 
         functools.partial(evaluate, model=model, num_samples=num_samples, chunk_size=chunk_size),
         num_examples=num_examples,
         budget=Budget(rows=rows, max_rows=chunk_size, work=num_samples),
+        prepare=model.prepare,
     )
 
 

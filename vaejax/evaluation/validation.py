@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 
 from vaejax.config import Config
@@ -12,7 +13,9 @@ from vaejax.evaluation.mapping import Budget, ExampleMap
 from vaejax.objectives import bounds, importance
 from vaejax.types import Model, Params
 
-Validator = Callable[[PyTree], dict[str, float | Float[np.ndarray, "M"]]]
+Values = dict[str, float | Float[np.ndarray, "M"]]
+Validator = Callable[[PyTree], Callable[[], Values]]
+"""Starts the computation, and returns what waits for its values."""
 
 
 def bounds_of_example(
@@ -34,7 +37,13 @@ def bounds_of_example(
 
 @functools.lru_cache(maxsize=32)
 def _program(
-    model: Model, *, num_examples: int, num_samples: int, chunk_size: int, num_runs: int | None
+    model: Model,
+    *,
+    num_examples: int,
+    num_samples: int,
+    chunk_size: int,
+    num_runs: int | None,
+    mesh: Mesh | None,
 ) -> ExampleMap:
     """Compiled once for all runs of a model; `chunk_size` is shared by those of one call."""
     count = num_runs or 1
@@ -44,8 +53,14 @@ def _program(
     )
     rows = min(share, num_samples)
     budget = Budget(rows=rows, max_rows=max(rows, share), work=num_samples * count)
-    over_members = num_runs is not None
-    return mapping.make(one, num_examples=num_examples, budget=budget, over_members=over_members)
+    return mapping.make(
+        one,
+        num_examples=num_examples,
+        budget=budget,
+        mesh=mesh,
+        prepare=model.prepare,
+        over_members=num_runs is not None,
+    )
 
 
 def make(
@@ -53,8 +68,8 @@ def make(
     model: Model,
     x: Num[np.ndarray, "N ..."],
     *,
-    num_runs: int = 1,
-    stacked: bool = False,
+    num_runs: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Validator:
     """From parameters to the means over x of the ELBO and of L_K, K = `validation_samples`.
 
@@ -64,27 +79,31 @@ def make(
       config: of the run, or of any of the runs.
       model: of all of them.
       x: the validation set.
-      num_runs: M.
-      stacked: whether parameters have a leading axis [M], also where M = 1.
+      num_runs: M, the length of the parameters' leading axis; None: they have none.
+      mesh: the devices, whose members axis the leading axis is spread over; None: all.
 
     Returns:
-      `(params) -> {"validation/elbo": .., "validation/iwae": ..}`, nats: a number each, or
-      [M] with `stacked`.
+      `(params) -> () -> {"validation/elbo": .., "validation/iwae": ..}`, nats: a number each,
+      or [M] for M runs. The first call starts the computation and returns at once.
     """
     program = _program(
         model,
         num_examples=len(x),
         num_samples=config.training.validation_samples,
         chunk_size=config.evaluation.chunk_size,
-        num_runs=num_runs if stacked else None,
+        num_runs=num_runs,
+        mesh=mesh,
     )
     key = per_example.key_of(config.evaluation.seed, "validation")
 
-    def validate(params: PyTree) -> dict[str, float | Float[np.ndarray, "M"]]:
-        values = mapping.over_examples(program, params, key, x)
-        means = {name: np.mean(v, axis=0, dtype=np.float64) for name, v in values.items()}
-        if not stacked:
-            means = {name: float(mean) for name, mean in means.items()}
-        return {f"validation/{name}": mean for name, mean in means.items()}
+    def validate(params: PyTree) -> Callable[[], Values]:
+        started = list(mapping.start(program, params, key, x))
+        return lambda: _means([read() for read in started], stacked=num_runs is not None)
 
     return validate
+
+
+def _means(parts: list[PyTree], *, stacked: bool) -> Values:
+    values = mapping.concatenate(parts)
+    means = {name: np.mean(v, axis=0, dtype=np.float64) for name, v in values.items()}
+    return {f"validation/{k}": mean if stacked else float(mean) for k, mean in means.items()}

@@ -16,11 +16,12 @@ from vaejax import keys, parts
 from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import UserError, shown, unknown
+from vaejax.evaluation import mapping
 from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import figures as gradient_plots
 from vaejax.laboratory.draws import Pair
 from vaejax.models import latent_variable
-from vaejax.objectives import bounds, gradients
+from vaejax.objectives import bounds, gradients, requirements
 from vaejax.storage import files
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory, runs
@@ -103,10 +104,8 @@ def check(settings: Settings, model: Model) -> None:
             for problem in bounds.problems(pair.bound, num_samples=num_samples):
                 raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
     for pair in settings.pairs:
-        if pair.record.uses_closed_form_kl and model.kl_groups is None:
-            raise UserError(
-                f"--estimators: {pair.label}: this model has no closed-form KL; leave it out"
-            )
+        for problem in requirements.problems(pair.estimator, model):
+            raise UserError(f"--estimators: {pair.label}: {problem}; or leave it out")
 
 
 def _check_number(flag: str, value: int, low: int) -> None:
@@ -178,7 +177,7 @@ def _measure(
         got = shown(settings.num_examples)
         raise UserError(f"--num_examples: must be in 1..{len(held_out.x)}, got {got}")
     files.require_writable(out, (RESULT, "figures/gradients.png"))
-    x = jnp.asarray(held_out.x[: settings.num_examples], jnp.float32)
+    x = jnp.asarray(mapping.as_float(held_out.x[: settings.num_examples]))
     rows: list[dict[str, Any]] = []
     for num_samples in settings.num_samples:
         for bound in dict.fromkeys(pair.bound for pair in settings.pairs):

@@ -35,46 +35,82 @@ class Bernoulli:
         return numerics.bernoulli_log_prob(self.logits, value)
 
 
+Step = Callable[[Any, Float[Array, "..."]], tuple[Any, Distribution]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Chain:
     """z = (z_1, .., z_L), drawn one layer after another; a tuple with one array per layer.
 
     Attributes:
       first: of the layer that is drawn first.
-      following: functions of a drawn layer that give the distribution of the next one.
-      top_down: whether z_L is drawn first (a prior) or z_1 (an encoder).
+      following: one function for each other layer, from what was carried on and the layer just
+        drawn to what is carried on further and the distribution of the next layer. A
+        deterministic path down a hierarchy is carried; the first is given None.
+      top_down: whether z_L is drawn first (a prior, or a top-down q) or z_1 (an encoder).
     """
 
     first: Distribution
-    following: tuple[Callable[[Float[Array, "..."]], Distribution], ...]
+    following: tuple[Step, ...]
     top_down: bool
 
     def _ordered(self, items: tuple) -> tuple:
         return items[::-1] if self.top_down else items
 
+    def _walk(self, visit: Callable[[int, Distribution], Any]) -> None:
+        """Goes through the layers; `visit` says of layer number i, in that order, its value."""
+        carry, layer = None, self.first
+        for index, step in enumerate(self.following):
+            carry, layer = step(carry, visit(index, layer))
+        visit(len(self.following), layer)
+
     def _draw(self, key: PRNGKeyArray) -> tuple[list, list]:
         keys = jax.random.split(key, 1 + len(self.following))
-        layers, z = [self.first], [self.first.sample(keys[0])]
-        for conditional, layer_key in zip(self.following, keys[1:], strict=True):
-            layers.append(conditional(z[-1]))
-            z.append(layers[-1].sample(layer_key))
+        layers, z = [], []
+
+        def visit(index, layer):
+            layers.append(layer)
+            z.append(layer.sample(keys[index]))
+            return z[-1]
+
+        self._walk(visit)
         return layers, z
 
     def sample(self, key: PRNGKeyArray) -> Latent:
         """One draw of all layers, from the layer next to the data on."""
         return self._ordered(tuple(self._draw(key)[1]))
 
+    def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Latent, Float[Array, ""]]:
+        """`sample` and the log density of what it draws, in one pass through the layers."""
+        keys = jax.random.split(key, 1 + len(self.following))
+        drawn = []
+
+        def visit(index, layer):
+            drawn.append(sample_and_log_prob(layer, keys[index]))
+            return drawn[-1][0]
+
+        self._walk(visit)
+        z, log_probs = zip(*drawn, strict=True)
+        return self._ordered(z), sum(log_probs[1:], log_probs[0])
+
     def log_prob(self, value: Latent) -> Float[Array, ""]:
-        """The sum of the layers' log densities, each given the layer drawn before it."""
-        z = self._ordered(value)
-        total = self.first.log_prob(z[0])
-        for conditional, above, own in zip(self.following, z[:-1], z[1:], strict=True):
-            total += conditional(above).log_prob(own)
-        return total
+        """The sum of the layers' log densities, each given the layers drawn before it."""
+        z, log_probs = self._ordered(value), []
+
+        def visit(index, layer):
+            log_probs.append(layer.log_prob(z[index]))
+            return z[index]
+
+        self._walk(visit)
+        return sum(log_probs[1:], log_probs[0])
 
     def layer_means(self, key: PRNGKeyArray) -> Latent:
-        """The mean of each layer given a sample of those before it; the first one's is exact."""
-        return self._ordered(tuple(layer.mean for layer in self._draw(key)[0]))
+        """The mean of each layer given a sample of those before it; the first one's is exact.
+
+        A layer without a `mean` gives its sample, whose expectation is the mean.
+        """
+        layers, z = self._draw(key)
+        return self._ordered(tuple(map(_mean_or, layers, z)))
 
 
 def sample_and_log_prob(
@@ -87,8 +123,16 @@ def sample_and_log_prob(
     return value, distribution.log_prob(value)
 
 
+def _mean_or(distribution: Distribution, sample: Float[Array, "..."]) -> Float[Array, "..."]:
+    return distribution.mean if hasattr(distribution, "mean") else sample
+
+
 def layer_means(distribution: Distribution, key: PRNGKeyArray) -> list[Float[Array, "..."]]:
-    """Per stochastic layer its mean, given a sample of the layers before it."""
+    """Per stochastic layer its mean, given a sample of the layers before it.
+
+    A sample in place of a mean that is not known: averages over keys are the mean in both
+    cases, and the spread over keys is the noise of that average.
+    """
     if hasattr(distribution, "layer_means"):
         return list(distribution.layer_means(key))
-    return [distribution.mean]
+    return [_mean_or(distribution, distribution.sample(key))]

@@ -4,13 +4,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from vaejax.models.mixtures import is_diagonal_normal
 from vaejax.types import Distribution
-
-
-def _is_diagonal_normal(distribution: Distribution) -> bool:
-    return isinstance(distribution, dist.Independent) and isinstance(
-        distribution.base_dist, dist.Normal
-    )
 
 
 def kl_groups(q: Distribution, p: Distribution) -> Float[Array, "G"] | None:
@@ -19,9 +14,9 @@ def kl_groups(q: Distribution, p: Distribution) -> Float[Array, "G"] | None:
     Two diagonal normals: one group per unit. A full normal against a diagonal one: a single
     group. Sums over groups are the KL. The formulas are those of `numpyro`.
     """
-    if not _is_diagonal_normal(p):
+    if not is_diagonal_normal(p):
         return None
-    if _is_diagonal_normal(q):
+    if is_diagonal_normal(q):
         return dist.kl_divergence(q.base_dist, p.base_dist)
     if isinstance(q, dist.MultivariateNormal):
         loc, scale = jnp.broadcast_arrays(p.base_dist.loc, p.base_dist.scale)

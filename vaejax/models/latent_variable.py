@@ -1,14 +1,9 @@
-"""A latent-variable model composed of parts: p(z), p(x|z), q(z|x) and the networks between.
-
-With L stochastic layers q(z|x) = q(z_1|x) q(z_2|z_1) .. and p(x, z) = p(z_L) .. p(z_1|z_2)
-p(x|z_1), as in Burda et al. (2016), section 2: z is an array for L = 1, else a tuple with one
-array per layer, from the one next to the data on.
-"""
+"""A latent-variable model composed of parts: p(z), p(x|z), q(z|x) and the networks between."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +11,17 @@ import numpy as np
 
 from vaejax import parts
 from vaejax.errors import UserError
-from vaejax.models import divergences, likelihoods, linear_gaussian, networks, posteriors, priors
+from vaejax.models import divergences, hierarchies, likelihoods, networks, posteriors, priors
 from vaejax.models.distributions import Chain
-from vaejax.models.likelihoods import LIKELIHOODS, Likelihood
+from vaejax.models.hierarchies import HIERARCHIES
+from vaejax.models.likelihoods import LIKELIHOODS
 from vaejax.models.networks import NETWORKS, Network, Site
-from vaejax.models.posteriors import POSTERIORS, Family
+from vaejax.models.pieces import Pieces
+from vaejax.models.posteriors import POSTERIORS
 from vaejax.models.priors import PRIORS, Prior
 from vaejax.parts import Part
 from vaejax.schema import field
-from vaejax.types import DataSpec, Model
+from vaejax.types import DataSpec, Distribution, Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,32 +35,17 @@ class Config:
     posterior: Part = field("normal", "family of q in every layer", parts=POSTERIORS)
     likelihood: Part = field("bernoulli", "p(x|z)", parts=LIKELIHOODS)
     encoder: tuple[Part, ...] = field(
-        ("mlp",), "network of q: one for each stochastic layer", parts=NETWORKS
+        ("mlp",), "networks of q: one for each stochastic layer, or one for all", parts=NETWORKS
     )
     decoder: tuple[Part, ...] | None = field(
-        None, "network of p, as encoder; None: the encoder's mirror", parts=NETWORKS
+        None, "networks of p, as encoder; None: the encoder's mirror", parts=NETWORKS
+    )
+    hierarchy: Part = field(
+        "bottom_up", "how several stochastic layers hang together", parts=HIERARCHIES
     )
     output_bias: Literal["mean", "zero"] = field(
         "mean", "where the decoder's output starts: at the mean training image, or at zero"
     )
-
-
-class Layer(NamedTuple):
-    """One stochastic layer.
-
-    Attributes:
-      size: Z_l.
-      encoder: network of q(z_l | z_{l-1}), z_0 = x.
-      posterior: its family.
-      decoder: network of p(z_{l-1} | z_l).
-      below: the family of p(z_{l-1} | z_l), or the likelihood for l = 1.
-    """
-
-    size: int
-    encoder: Network
-    posterior: Family
-    decoder: Network
-    below: Family | Likelihood
 
 
 def problems(config: Config) -> list[str]:
@@ -73,20 +55,32 @@ def problems(config: Config) -> list[str]:
     count, found = len(config.latent_dims), []
     for name in ("encoder", "decoder"):
         given = getattr(config, name)
-        if given is not None and len(given) != count:
+        if given is not None and len(given) not in (1, count):
             found.append(
-                f"model.{name}: needs one network for each stochastic layer ({count}), got "
-                f"{len(given)}: {', '.join(map(str, given))}"
+                f"model.{name}: needs one network for each stochastic layer ({count}), or one for "
+                f"all, got {len(given)}: {', '.join(map(str, given))}"
             )
     return found or _refused_options(config)
 
 
 def _refused_options(config: Config) -> list[str]:
     """What the parts themselves say of their options, asked on a shape that fits them all."""
+    size, spec = config.latent_dims[-1], DataSpec((2**20, 2**20, 1), None)
     try:
-        _layers(config, DataSpec((32, 32, 1), None))
+        prior = parts.bind(config.prior, priors.PRIORS)(size, spec)
+    except UserError as error:
+        return [f"model.prior: {config.prior.name}: {error}"]
+    try:
+        _assembled(config, spec)
+        family = parts.bind(config.posterior, posteriors.POSTERIORS)(size)
     except UserError as error:
         return [f"model: {error}"]
+    if prior.encodes and family.density_steps > 1:
+        return [
+            f"model.prior: {config.prior.name} needs log q(z|u) at given z for every pseudo-input "
+            f"u, which model.posterior={config.posterior.name} finds one latent after another; "
+            f"use model.posterior=coupling, or model.prior=mixture"
+        ]
     return []
 
 
@@ -96,23 +90,59 @@ def data_of(config: Config) -> str:
     return parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec).data
 
 
-def _layers(config: Config, spec: DataSpec) -> list[Layer]:
+def _networks(given: tuple[Part, ...], count: int) -> tuple[Callable[[Site], Network], ...]:
+    """What makes the networks of each layer; one that is given alone stands for all layers."""
+    chosen = given * count if len(given) == 1 else given
+    return tuple(parts.bind(part, networks.NETWORKS) for part in chosen)
+
+
+def _assembled(config: Config, spec: DataSpec) -> Model:
     likelihood = parts.bind(config.likelihood, likelihoods.LIKELIHOODS)(spec)
-    family = parts.bind(config.posterior, posteriors.POSTERIORS)
-    bias = None
-    if config.output_bias == "mean" and spec.mean is not None:
-        bias = np.asarray(likelihood.output_bias(jnp.asarray(spec.mean)))
-    layers, below, shape = [], likelihood, spec.shape
-    decoders = config.decoder or config.encoder
-    for size, up, down in zip(config.latent_dims, config.encoder, decoders, strict=True):
-        posterior = family(size)
-        up_site = Site(shape, posterior.outputs)
-        down_site = Site((size,), below.outputs, decoder=True, output_bias=bias)
-        encoder = parts.bind(up, networks.NETWORKS)(up_site)
-        decoder = parts.bind(down, networks.NETWORKS)(down_site)
-        layers.append(Layer(size, encoder, posterior, decoder, below))
-        below, shape, bias = posteriors.normal(size), (size,), None
-    return layers
+    seen, bias = spec, None
+    if spec.mean is not None:
+        mean = jnp.asarray(spec.mean)
+        seen = spec._replace(mean=np.asarray(likelihood.intensities(mean)))
+        bias = np.asarray(likelihood.output_bias(mean)) if config.output_bias == "mean" else None
+    prior = parts.bind(config.prior, priors.PRIORS)
+    count = len(config.latent_dims)
+    pieces = Pieces(
+        shape=spec.shape,
+        latent_dims=config.latent_dims,
+        encoders=_networks(config.encoder, count),
+        decoders=_networks(config.decoder or config.encoder, count),
+        family=parts.bind(config.posterior, posteriors.POSTERIORS),
+        prior=lambda size: _or_made(prior(size, seen)),
+        likelihood=likelihood,
+        output_bias=bias,
+    )
+    model = parts.bind(config.hierarchy, hierarchies.HIERARCHIES)(pieces)
+    encode, intensities = model.posterior, likelihood.intensities
+    return model._replace(
+        posterior=lambda params, x: encode(params, intensities(x)),
+        intensities=intensities,
+        prepare=_prepare(model) if prior(1, seen).encodes else model.prepare,
+    )
+
+
+def _or_made(prior: Prior) -> Prior:
+    """`prior`, which takes the distribution itself in the place of its parameters too."""
+
+    def distribution(params, encode):
+        return params if isinstance(params, Distribution) else prior.distribution(params, encode)
+
+    return prior._replace(distribution=distribution)
+
+
+def _prepare(model: Model) -> Callable:
+    """Puts p(z_L) in the place of its parameters, where encoders make it: else each x, or each
+    chunk of samples, would run them again."""
+
+    def prepare(params):
+        prior = model.prior(params)
+        made = prior.first if isinstance(prior, Chain) else prior
+        return params | {"generative": params["generative"] | {"prior": made}}
+
+    return prepare
 
 
 def build(config: Config, spec: DataSpec) -> Model:
@@ -132,87 +162,8 @@ def _build(config: Config, spec: DataSpec, mean_key: tuple | None) -> Model:
     if mean_key is not None:
         mean = np.frombuffer(mean_key[2], mean_key[1]).reshape(mean_key[0])
         spec = spec._replace(mean=mean)
-    layers = _layers(config, spec)
-    prior = parts.bind(config.prior, priors.PRIORS)(layers[-1].size)
-    model = Model(
-        init=functools.partial(_init, layers, prior),
-        prior=_prior(layers, prior),
-        posterior=_posterior(layers),
-        likelihood=_likelihood(layers[0]),
-        log_marginal=_log_marginal(layers, prior),
-        intensities=layers[0].below.intensities,
-    )
+    model = _assembled(config, spec)
     return model._replace(kl_groups=_kl_groups(model, spec.shape))
-
-
-def _init(layers: list[Layer], prior: Prior, key):
-    keys = jax.random.split(key, (len(layers), 4))
-    every = list(zip(layers, keys, strict=True))
-    likelihood, *conditionals = [layer.below.init(k[3]) for layer, k in every]
-    return {
-        "generative": {
-            "prior": prior.init(jax.random.fold_in(key, len(layers))),
-            "decoders": [layer.decoder.init(k[1]) for layer, k in every],
-            "layers": conditionals,
-            "likelihood": likelihood,
-        },
-        "inference": {
-            "encoders": [layer.encoder.init(k[0]) for layer, k in every],
-            "posteriors": [layer.posterior.init(k[2]) for layer, k in every],
-        },
-    }
-
-
-def _encode(layers: list[Layer]) -> Callable:
-    """`(params, x) -> q(z|x)`, of an x as networks have it."""
-
-    def conditional(params, index, inputs):
-        phi, layer = params["inference"], layers[index]
-        output = layer.encoder.apply(phi["encoders"][index], inputs)
-        return layer.posterior.distribution(phi["posteriors"][index], output)
-
-    def encode(params, x):
-        first = conditional(params, 0, x)
-        following = tuple(
-            functools.partial(conditional, params, index) for index in range(1, len(layers))
-        )
-        return Chain(first, following, top_down=False) if following else first
-
-    return encode
-
-
-def _posterior(layers: list[Layer]) -> Callable:
-    encode, intensities = _encode(layers), layers[0].below.intensities
-    return lambda params, x: encode(params, intensities(x))
-
-
-def _prior(layers: list[Layer], prior: Prior) -> Callable:
-    encoder = _encode(layers)
-
-    def conditional(params, index, z):
-        theta, layer = params["generative"], layers[index]
-        output = layer.decoder.apply(theta["decoders"][index], z)
-        return layer.below.distribution(theta["layers"][index - 1], output)
-
-    def distribution(params):
-        encode = functools.partial(encoder, params)
-        first = prior.distribution(params["generative"]["prior"], encode)
-        following = tuple(
-            functools.partial(conditional, params, index) for index in range(len(layers) - 1, 0, -1)
-        )
-        return Chain(first, following, top_down=True) if following else first
-
-    return distribution
-
-
-def _likelihood(layer: Layer) -> Callable:
-    def likelihood(params, z):
-        theta = params["generative"]
-        lowest = z[0] if isinstance(z, tuple) else z
-        output = layer.decoder.apply(theta["decoders"][0], lowest)
-        return layer.below.distribution(theta["likelihood"], output)
-
-    return likelihood
 
 
 def _kl_groups(model: Model, shape: tuple[int, ...]) -> Callable | None:
@@ -227,20 +178,3 @@ def _kl_groups(model: Model, shape: tuple[int, ...]) -> Callable | None:
         jax.ShapeDtypeStruct(shape, jnp.float32),
     )
     return None if known is None else groups
-
-
-def _log_marginal(layers: list[Layer], prior: Prior) -> Callable | None:
-    layer = layers[0]
-    log_scale = layer.below.log_scale
-    if len(layers) > 1 or not prior.standard_normal or layer.decoder.affine is None:
-        return None
-    if log_scale is None:
-        return None
-
-    def log_marginal(params, x):
-        theta = params["generative"]
-        matrix, bias = layer.decoder.affine(theta["decoders"][0])
-        scale = log_scale(theta["likelihood"])
-        return linear_gaussian.log_marginal(linear_gaussian.LinearGaussian(matrix, bias, scale), x)
-
-    return log_marginal

@@ -5,6 +5,7 @@ posterior is normal with a mean linear in x (Tipping and Bishop 1999, eq. 4 to 7
 composition of a normal prior, a `linear` decoder and a `normal` likelihood.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from vaejax import numerics
-from vaejax.types import Params
+from vaejax.models import mixtures
+from vaejax.models.likelihoods import Likelihood
+from vaejax.models.mixtures import NormalMixture
+from vaejax.models.networks import Network
+from vaejax.types import Model, Params
+
+_AT_ONCE = 16  # components, each with a matrix [D, Z] of its own
 
 
 class LinearGaussian(NamedTuple):
@@ -60,6 +67,46 @@ def log_marginal(model: LinearGaussian, x: Float[Array, "..."]) -> Float[Array, 
     log_det = 2.0 * jnp.sum(jnp.log(jnp.diag(factor)))
     log_det += 2.0 * (size - latent_dim) * model.log_scale
     return -0.5 * (quadratic + log_det + size * numerics.LOG_TWO_PI)
+
+
+def log_marginal_of_mixture(
+    model: LinearGaussian, prior: NormalMixture, x: Float[Array, "..."]
+) -> Float[Array, ""]:
+    """log sum_m w_m N(x; W loc_m + b, W diag(scale_m)^2 W' + s^2 I), in nats.
+
+    The exact log p(x) where p(z) is a mixture of diagonal normals: component m is the model
+    with weights W diag(scale_m) and bias W loc_m + b.
+    """
+
+    def component(loc, scale):
+        bias = model.bias + model.weights @ loc
+        own = model._replace(weights=model.weights * scale[None, :], bias=bias)
+        return log_marginal(own, x)
+
+    terms = jax.lax.map(lambda own: component(*own), (prior.loc, prior.scale), batch_size=_AT_ONCE)
+    return jax.nn.logsumexp(prior.log_weights + terms)
+
+
+def log_marginal_of(
+    model: Model, decoders: Sequence[Network], likelihood: Likelihood
+) -> Callable | None:
+    """`(params, x) -> log p(x)` of a model of these parts; None: not known.
+
+    Known with one layer where p(z) is a mixture of diagonal normals and p(x|z) linear and normal.
+    """
+    if len(decoders) > 1 or decoders[0].affine is None or likelihood.log_scale is None:
+        return None
+    components = lambda params: mixtures.as_normals(model.prior(params))  # noqa: E731
+    if jax.eval_shape(lambda key: components(model.init(key)), jax.random.key(0)) is None:
+        return None
+
+    def exact(params, x):
+        theta = params["generative"]
+        matrix, bias = decoders[0].affine(theta["decoders"][0])
+        own = LinearGaussian(matrix, bias, likelihood.log_scale(theta["likelihood"]))
+        return log_marginal_of_mixture(own, components(params), x)
+
+    return exact
 
 
 def exact_posterior(model: LinearGaussian) -> LinearPosterior:

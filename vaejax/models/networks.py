@@ -1,59 +1,18 @@
-"""Deterministic networks. To add one, write it here and name it in `NETWORKS`.
+"""Deterministic networks. To add one, write it and name it in `NETWORKS`.
 
 A network is built for the shapes of its input and output and for a direction: an encoder goes
-up from the data, a decoder of the same options is its mirror and comes down to it.
+up from the data, a decoder of the same options is its mirror and comes down to it. Networks of
+dense layers stand here, those of convolutions in `image_networks`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float
 
-from vaejax.errors import UserError, unknown
-
-Shape = tuple[int, ...]
-ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "gelu": nn.gelu}
-INITIALIZERS = {
-    "glorot_uniform": nn.initializers.glorot_uniform,
-    "lecun_normal": nn.initializers.lecun_normal,
-    "he_normal": nn.initializers.he_normal,
-}
-
-
-_WIDEST = 2**20
-
-
-class Site(NamedTuple):
-    """Where a network stands.
-
-    Attributes:
-      inputs, outputs: shapes of one input and one output.
-      decoder: whether it comes down to the data, as the mirror of an encoder.
-      output_bias: where the outputs start, of their shape; None: at zero.
-    """
-
-    inputs: Shape
-    outputs: Shape
-    decoder: bool = False
-    output_bias: Float[np.ndarray, "..."] | None = None
-
-
-class Network(NamedTuple):
-    """A function of parameters and one input.
-
-    Attributes:
-      init: `(key) -> params`.
-      apply: `(params, inputs) -> outputs`.
-      affine: `(params) -> (matrix [O, I], bias [O])` with outputs = matrix inputs + bias on
-        flat values, for networks that are affine; None for the others.
-    """
-
-    init: Callable[[PRNGKeyArray], PyTree]
-    apply: Callable[[PyTree, Float[Array, "..."]], Float[Array, "..."]]
-    affine: Callable[[PyTree], tuple[Float[Array, "O I"], Float[Array, "O"]]] | None = None
+from vaejax.models import image_networks, sites
+from vaejax.models.sites import ACTIVATIONS, INITIALIZERS, Network, Shape, Site
 
 
 class MLP(nn.Module):
@@ -72,33 +31,30 @@ class MLP(nn.Module):
         for width in self.widths:
             hidden = nn.Dense(width, kernel_init=kernel_init)(hidden)
             hidden = ACTIVATIONS[self.activation](hidden)
-        bias_init = nn.initializers.zeros
-        if self.bias is not None:
-            bias_init = lambda key, shape, dtype: jnp.asarray(self.bias, dtype)  # noqa: E731
-        size = int(np.prod(self.outputs))
+        size, bias_init = int(np.prod(self.outputs)), sites.starting_at(self.bias)
         hidden = nn.Dense(size, kernel_init=kernel_init, bias_init=bias_init)(hidden)
         return hidden.reshape(self.outputs)
 
 
-def _check_widths(hidden_dims: tuple[int, ...]) -> None:
-    for width in hidden_dims:
-        if not 1 <= width <= _WIDEST:
-            raise UserError(f"hidden_dims: every width must be in 1..{_WIDEST}, got {width}")
+class GatedMLP(nn.Module):
+    """Gated dense layers, (W h + b) * sigmoid(V h + c), on the flat input; linear output."""
 
+    widths: tuple[int, ...]
+    outputs: Shape
+    kernel_init: str
+    bias: tuple[float, ...] | None = None
 
-def _of_module(module: nn.Module, site: Site, affine=None) -> Network:
-    return Network(lambda key: module.init(key, jnp.zeros(site.inputs)), module.apply, affine)
-
-
-def _bias(site: Site) -> tuple[float, ...] | None:
-    return None if site.output_bias is None else tuple(np.ravel(site.output_bias).tolist())
-
-
-def _check_choices(activation: str, kernel_init: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise unknown("activation", activation, ACTIVATIONS)
-    if kernel_init not in INITIALIZERS:
-        raise unknown("kernel_init", kernel_init, INITIALIZERS)
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
+        kernel_init = INITIALIZERS[self.kernel_init]()
+        hidden = inputs.reshape(-1)
+        for index, width in enumerate(self.widths):
+            value = nn.Dense(width, kernel_init=kernel_init, name=f"value_{index}")(hidden)
+            gate = nn.Dense(width, kernel_init=kernel_init, name=f"gate_{index}")(hidden)
+            hidden = value * nn.sigmoid(gate)
+        size, bias_init = int(np.prod(self.outputs)), sites.starting_at(self.bias)
+        output = nn.Dense(size, kernel_init=kernel_init, bias_init=bias_init, name="output")
+        return output(hidden).reshape(self.outputs)
 
 
 def mlp(
@@ -116,10 +72,32 @@ def mlp(
     Raises:
       UserError: a width below 1, an unknown activation or initialiser.
     """
-    _check_choices(activation, kernel_init)
-    _check_widths(hidden_dims)
+    sites.check_choices(activation, kernel_init)
+    sites.check_widths("hidden_dims", hidden_dims)
     widths = hidden_dims[::-1] if site.decoder else hidden_dims
-    return _of_module(MLP(widths, site.outputs, activation, kernel_init, _bias(site)), site)
+    module = MLP(widths, site.outputs, activation, kernel_init, sites.flat_bias(site))
+    return sites.of_module(module, site)
+
+
+def gated_mlp(
+    site: Site,
+    *,
+    hidden_dims: tuple[int, ...] = (300, 300),
+    kernel_init: str = "glorot_uniform",
+) -> Network:
+    """A multilayer perceptron whose hidden layers are h' = (W h + b) * sigmoid(V h + c).
+
+    The gate takes the place of an activation, as in Tomczak and Welling (2018), section 5:
+    784-300-300-40 and back. `hidden_dims` are widths from the data up, as those of `mlp`.
+
+    Raises:
+      UserError: a width below 1, an unknown initialiser.
+    """
+    sites.check_choices("tanh", kernel_init)
+    sites.check_widths("hidden_dims", hidden_dims)
+    widths = hidden_dims[::-1] if site.decoder else hidden_dims
+    module = GatedMLP(widths, site.outputs, kernel_init, sites.flat_bias(site))
+    return sites.of_module(module, site)
 
 
 def linear(site: Site, *, kernel_init: str = "glorot_uniform") -> Network:
@@ -128,13 +106,20 @@ def linear(site: Site, *, kernel_init: str = "glorot_uniform") -> Network:
     Raises:
       UserError: an unknown initialiser.
     """
-    _check_choices("tanh", kernel_init)
+    sites.check_choices("tanh", kernel_init)
 
     def affine(params):
         dense = params["params"]["Dense_0"]
         return dense["kernel"].T, dense["bias"]
 
-    return _of_module(MLP((), site.outputs, "tanh", kernel_init, _bias(site)), site, affine)
+    module = MLP((), site.outputs, "tanh", kernel_init, sites.flat_bias(site))
+    return sites.of_module(module, site, affine)
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "linear": linear}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "mlp": mlp,
+    "gated_mlp": gated_mlp,
+    "conv": image_networks.conv,
+    "resnet": image_networks.resnet,
+    "linear": linear,
+}

@@ -6,14 +6,19 @@ To add one, write it here and name it in `POSTERIORS`.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vaejax.errors import UserError
+from vaejax.models import flows
+from vaejax.models.flows import Flow
+from vaejax.models.mixtures import NormalMixture
 from vaejax.types import Distribution
 
 _MOST_CORRELATED = 4096  # their covariance alone takes 64 MiB
+_MOST_COMPONENTS = 2**20
 
 
 class Family(NamedTuple):
@@ -22,12 +27,15 @@ class Family(NamedTuple):
     Attributes:
       outputs: shape of the output it wants of the network.
       init: `(key) -> params` of its own, beside the network's.
-      distribution: `(params, output) -> Distribution` of z [Z].
+      distribution: `(params, output) -> Distribution` of z [Z], reparameterised.
+      density_steps: how many network passes, one after another, log q takes at a z that it did
+        not draw itself.
     """
 
     outputs: tuple[int, ...]
     init: Callable[[PRNGKeyArray], PyTree]
     distribution: Callable[[PyTree, Float[Array, "..."]], Distribution]
+    density_steps: int = 1
 
 
 def normal(size: int, *, shared_scale: bool = False) -> Family:
@@ -93,4 +101,96 @@ def full_normal(size: int, *, shared_scale: bool = False) -> Family:
     )
 
 
-POSTERIORS: dict[str, Callable[..., Family]] = {"normal": normal, "full_normal": full_normal}
+def mixture(size: int, *, num_components: int = 5) -> Family:
+    """sum_m w_m N(z; loc_m, diag(scale_m)^2), all of it given by the network.
+
+    Samples have implicit derivatives (Figurnov et al. 2018): the choice of a component is no
+    obstacle to a pathwise gradient, and every gradient estimator stays unbiased. A derivative
+    takes Z steps one after another, a sample or a density none.
+
+    Raises:
+      UserError: no components.
+    """
+    if not 1 <= num_components <= _MOST_COMPONENTS:
+        raise UserError(f"num_components: must be in 1..{_MOST_COMPONENTS}, got {num_components}")
+
+    def distribution(params, output):
+        shape = (num_components, size)
+        logits, loc, log_scale = jnp.split(output, (num_components, num_components * (1 + size)))
+        scale = jnp.exp(log_scale.reshape(shape))
+        return NormalMixture(jax.nn.log_softmax(logits), loc.reshape(shape), scale)
+
+    return Family((num_components * (1 + 2 * size),), lambda key: {}, distribution)
+
+
+def coupling(
+    size: int,
+    *,
+    kind: str = "affine",
+    num_layers: int = 4,
+    hidden_dims: tuple[int, ...] = (64,),
+    num_bins: int = 8,
+    context_dims: int = 16,
+) -> Family:
+    """z = loc + scale T(u), u ~ N(0, I), with coupling layers T that see x; `flows.coupling`.
+
+    `kind` is "affine" or "spline" (with `num_bins` bins). The network gives loc, log_scale and
+    `context_dims` numbers that the layers see. Density and sample cost the same.
+
+    Raises:
+      UserError: see `flows.coupling`.
+    """
+    layers = flows.coupling(
+        size,
+        kind=kind,
+        num_layers=num_layers,
+        hidden_dims=hidden_dims,
+        num_bins=num_bins,
+        context_dims=context_dims,
+    )
+    outer = flows.location_scale()
+
+    def distribution(params, output):
+        loc, log_scale, context = jnp.split(output, (size, 2 * size))
+        standard = _independent(jnp.zeros_like(loc), jnp.zeros_like(loc))
+        return Flow(Flow(standard, params, context, layers), {}, (loc, log_scale), outer)
+
+    return Family((2 * size + context_dims,), layers.init, distribution)
+
+
+def iaf(
+    size: int,
+    *,
+    num_layers: int = 2,
+    hidden_dims: tuple[int, ...] = (64,),
+    context_dims: int = 16,
+) -> Family:
+    """Inverse autoregressive flow, z = T(u), u ~ N(loc, diag(scale)^2); `flows.autoregressive`.
+
+    Kingma et al. (2016), algorithm 1. The network gives loc, log_scale and `context_dims` numbers
+    that the layers see. A sample and its density are one pass of each layer. The density at
+    another z takes Z passes of each, one after another: gradient estimators other than
+    `pathwise`, and chains that start at q(z|x), are slow with many latents.
+
+    Raises:
+      UserError: see `flows.autoregressive`.
+    """
+    layers = flows.autoregressive(
+        size, num_layers=num_layers, hidden_dims=hidden_dims, context_dims=context_dims
+    )
+
+    def distribution(params, output):
+        loc, log_scale, context = jnp.split(output, (size, 2 * size))
+        return Flow(_independent(loc, log_scale), params, context, layers)
+
+    outputs = (2 * size + context_dims,)
+    return Family(outputs, layers.init, distribution, density_steps=num_layers * size)
+
+
+POSTERIORS: dict[str, Callable[..., Family]] = {
+    "normal": normal,
+    "full_normal": full_normal,
+    "mixture": mixture,
+    "coupling": coupling,
+    "iaf": iaf,
+}

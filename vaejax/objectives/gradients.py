@@ -13,6 +13,12 @@ where z stands still in the second sum and phi inside log q in the first: a row 
 `GRADIENTS`. The two sums are exchanged by the score identity
 E[f_i d log q(z_i|x) / d phi] = E[(d f_i / d z_i) (d z_i / d phi)], which holds for any
 reparameterised z, of several stochastic layers too.
+
+theta and phi are roles: theta is the parameters as p sees them, phi as q does. A top-down
+hierarchy shares parameters, a prior may be made of q: such a parameter stands in both sums and
+follows both, which is the total gradient wherever both parts follow one bound, since E[bound]
+is a function of the two views and its derivative the sum of theirs. Estimators of two bounds, or
+of an objective of phi's own, give each view its own.
 """
 
 import functools
@@ -129,9 +135,9 @@ def weighted(
 ) -> tuple[Float[Array, ""], LogTerms]:
     """The bound for theta, in nats, with the gradient that `weights` say.
 
-    theta follows sum_i c_i (log p(x|z_i) + beta log p(z_i)), and so does whatever of phi a
-    prior may use; c, a and s are constants of the gradient. `tempered`: whether beta enters
-    phi's log weights too; a divergence of phi's own knows no beta.
+    What p sees follows sum_i c_i (log p(x|z_i) + beta log p(z_i)), what q sees the other two
+    sums; c, a and s are constants of the gradient. `tempered`: whether beta enters phi's log
+    weights too; a divergence of phi's own knows no beta.
     """
     frozen = jax.lax.stop_gradient(params)
     phi_beta = target.beta if tempered else 1.0
@@ -185,13 +191,20 @@ def closed_form_kl(
     return jnp.mean(terms.log_likelihood) - target.beta * kl, terms
 
 
+def _with_frozen_posterior(model: Model) -> Model:
+    """`model`, with constants for the parameters as q sees them."""
+    return model._replace(
+        posterior=lambda params, x: model.posterior(jax.lax.stop_gradient(params), x)
+    )
+
+
 def sleep_phi(
     params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, target: Target
 ) -> tuple[Float[Array, ""], LogTerms]:
     """The bound for theta, in nats; phi raises log q(z|x') at K dreams (x', z) ~ p.
 
     The sleep phase of Hinton et al. (1995): phi lowers E_p(x)[KL(p(z|x) || q(z|x))],
-    without bias and without looking at the data.
+    without bias and without looking at the data. Dreams are constants of the gradient.
     """
     data_key, dream_key = jax.random.split(key)
     frozen = jax.lax.stop_gradient(params)
@@ -201,12 +214,9 @@ def sleep_phi(
         z = model.prior(frozen).sample(z_key)
         return model.posterior(params, model.likelihood(frozen, z).sample(x_key)).log_prob(z)
 
+    awake = _with_frozen_posterior(model)
     terms = importance.sample_log_terms(
-        frozen | {"generative": params["generative"]},
-        data_key,
-        x,
-        model=model,
-        num_samples=target.num_samples,
+        params, data_key, x, model=awake, num_samples=target.num_samples
     )
     value = target.bound(importance.log_weights(terms, beta=target.beta))
     log_posterior = jnp.mean(jax.vmap(dream)(jax.random.split(dream_key, target.num_samples)))
@@ -222,6 +232,8 @@ class Gradient(NamedTuple):
       own_objective: whether phi follows a divergence of its own, not a bound.
       uses_closed_form_kl: whether it is a form of the ELBO that needs the model's KL.
       reference: name of the estimator that is known to be unbiased for what this one estimates.
+      needs_density: whether it asks log q(z|x) at samples as if they were any z, also where phi
+        follows the bound of theta.
     """
 
     surrogate: Surrogate
@@ -229,6 +241,7 @@ class Gradient(NamedTuple):
     own_objective: bool = False
     uses_closed_form_kl: bool = False
     reference: str = "pathwise"
+    needs_density: bool = True
 
 
 def _stl_unsound(bound: bounds.Bound) -> str | None:
@@ -248,7 +261,7 @@ def _of_weights(weights: PhiWeights, *, tempered: bool = True) -> Surrogate:
 
 
 GRADIENTS: dict[str, Gradient] = {
-    "pathwise": Gradient(pathwise),
+    "pathwise": Gradient(pathwise, needs_density=False),
     "stl": Gradient(_of_weights(stl_weights), unsound=_stl_unsound),
     "doubly_reparameterized": Gradient(
         _of_weights(doubly_reparameterized_weights), unsound=_doubly_reparameterized_unsound
@@ -261,7 +274,7 @@ GRADIENTS: dict[str, Gradient] = {
         own_objective=True,
         reference="wake_phi",
     ),
-    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True),
+    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True, needs_density=False),
     "sleep_phi": Gradient(sleep_phi, own_objective=True, reference="sleep_phi"),
 }
 

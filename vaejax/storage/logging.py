@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from vaejax.errors import UserError
 from vaejax.storage import files
@@ -57,8 +58,7 @@ def metrics_writer(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWrite
                 _require_same(path, rows)
                 rows.write(_line({"step": at, **values}))
                 rows.flush()
-                for name, value in values.items():
-                    _add(board, at, summary.scalar(name, value))
+                _add(board, at, _scalars(values))
                 board.flush()
 
         def image(at: int, name: str, picture: np.ndarray) -> None:
@@ -67,6 +67,10 @@ def metrics_writer(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWrite
                 board.flush()
 
         yield MetricsWriter(scalars, image)
+
+
+def _scalars(values: dict[str, Any]) -> Summary:
+    return Summary(value=[Summary.Value(tag=k, simple_value=float(v)) for k, v in values.items()])
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 
 from vaejax import config as config_lib
+from vaejax import meshes
 from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import Stopped, UserError
@@ -35,10 +36,12 @@ class Task(NamedTuple):
     Attributes:
       workdir: folder of the sweep.
       memory: bytes of one device to use; None: what is sensible.
+      layout: the mesh of devices that is asked for.
     """
 
     workdir: pathlib.Path
     memory: int | None = None
+    layout: meshes.Layout = meshes.BY_ITSELF
 
 
 def sweep(
@@ -64,7 +67,9 @@ def sweep(
     _check(members, workdir)
     if launcher == "ray":
         ray_launcher.connect(address)
-    with workdir_lib.lock(workdir), train.stop_signal() as signal_came:
+    with workdir_lib.lock(workdir) as warning, train.stop_signal() as signal_came:
+        if warning:
+            console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
         files.require_writable(workdir, (SWEEP, TABLE, GROUPS))
         groups = _groups(members, workdir)
         missing = [group for group in groups if not all(is_done(m, workdir) for m in group)]
@@ -208,7 +213,8 @@ def run_group(
 
     An error of the whole group fails its members and nobody else.
     """
-    workdir, around = task.workdir, Surroundings(console, stopped, report, task.memory)
+    workdir = task.workdir
+    around = Surroundings(console, stopped, report, task.memory, task.layout)
     diverged = [m for m in members if (workdir / m.name / FAILED).is_file()]
     left = [member for member in members if member not in diverged]
     failures = {m.name: "it diverged before" for m in diverged}

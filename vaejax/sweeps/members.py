@@ -208,6 +208,14 @@ def _clashes(names: list[str], found: list[Member]) -> list[str]:
     problems = [
         f"two members are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1
     ]
+    folded: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            problems.append(
+                f"members {other!r} and {name!r} differ in capital letters alone, and some file "
+                f"systems would give them one folder"
+            )
     seen: dict[str, str] = {}
     for member in found:
         text = json.dumps(config_lib.identity(member.config), sort_keys=True)

@@ -7,23 +7,20 @@ how often a run was killed and started again.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array
 
-from vaejax.config import Config
+from vaejax import meshes
 from vaejax.errors import UserError
-from vaejax.evaluation import validation
 from vaejax.storage import checkpoints, logging
 from vaejax.storage.checkpoints import Saver
-from vaejax.training import programs, records, runs, standing
-from vaejax.training import step as training
+from vaejax.training import calls, programs, records, runs, standing
+from vaejax.training.calls import Call, Stepper
 from vaejax.training.programs import Group
-from vaejax.training.standing import Outcome, Report, Run, Surroundings, Tally
+from vaejax.training.standing import Outcome, Run, Surroundings, Tally
 from vaejax.training.step import TrainState
 
 
@@ -45,8 +42,9 @@ def train_together(members: Sequence[Run], around: Surroundings) -> list[Outcome
         kept = [run for run in members if run.name not in refused]
         outcomes = {name: Outcome(None, error) for name, error in refused.items()}
         if kept:
-            group = programs.make_group([run.config for run in kept], setup)
+            configs = [run.config for run in kept]
             try:
+                group = programs.make_group(configs, setup, around.layout)
                 found = _train_group(group, kept, around, stack, begun)
             except UserError:
                 standing.forget_unstarted(kept)
@@ -88,22 +86,14 @@ def _train_group(
     size = standing.runs_that_fit(group, program, around)
     if size < len(members):
         return size
-    stepper = _Stepper(program, configs, images)
+    stepper = calls.make_stepper(group, program, configs, images)
     files = _open_files(group, members, tally, stack)
     stacked = _loop(group, members, stepper, stacked, tally, files, around, begun)
-    last = jax.device_get(stacked)
+    last = meshes.fetch(stacked)
     return [
         Outcome(programs.pick(group, last, i), tally.errors.get(i), i in tally.errors)
         for i in range(len(members))
     ]
-
-
-class _Stepper(NamedTuple):
-    """A compiled program with the arguments that stay."""
-
-    program: Callable
-    configs: Config
-    images: Array
 
 
 class _Files(NamedTuple):
@@ -131,130 +121,62 @@ def _open_files(
 def _loop(
     group: Group,
     members: Sequence[Run],
-    stepper: _Stepper,
+    stepper: Stepper,
     states: TrainState,
     tally: Tally,
     files: _Files,
     around: Surroundings,
     begun: float,
 ) -> TrainState:
-    """Scans until no run is active; every run's rows, pictures and checkpoints."""
-    judge, saved_at = _make_judge(group), time.monotonic()
+    """Calls the program until no run is active; every run's rows, pictures and checkpoints."""
+    saved_at, waiting = time.monotonic(), []
     pause = group.setup.config.training.checkpoint_seconds
-    while tally.active.any() and not around.stopped():
-        was_active = tally.active.copy()
-        active = was_active[0] if group.mesh is None else programs.place(group, was_active)
-        states, metrics = stepper.program(stepper.configs, states, stepper.images, active)
-        tally.step[tally.active] += group.setup.plan.steps_per_call
-        rows = _rows(group, members, tally, jax.device_get(metrics))
-        due = _due(group, tally, rows)
-        states = judge(states, tally, rows, due)
-        _write_pictures(group, tally, states, due, files)
-        tally.seconds[was_active] += (time.monotonic() - begun) / was_active.sum()
+
+    def settle(call: Call) -> tuple[dict[int, calls.Row], Any]:
+        nonlocal begun
+        found = calls.settle(group, members, call, tally)
+        tally.seconds[call.active] += (time.monotonic() - begun) / call.active.sum()
         begun = time.monotonic()
-        _write_rows(members, tally, rows, files, around.report)
+        calls.write_rows(members, call, found[0], tally, files.writers, around.report)
+        return found
+
+    while tally.active.any() and not around.stopped():
+        states, call = calls.start(group, stepper, states, tally)
+        waiting.append(call)
+        save_due = time.monotonic() - saved_at >= pause
+        now = save_due or calls.needs_states(group, call)
+        while len(waiting) > 1:
+            settle(waiting.pop(0))
+        if not now:
+            continue
+        rows, values = settle(waiting.pop())
+        if values is not None and states.best is not None:
+            states = calls.update_best(group, stepper, states, call, values, tally)
+        _write_pictures(group, call, states, rows, files)
         ended = [i for i in rows if standing.finished(group, tally.step[i], tally.stale[i])]
         tally.active[ended] = False
-        if time.monotonic() - saved_at >= pause:
-            saving = time.monotonic()
-            _save(group, tally, states, files, [*rows])
+        saving = time.monotonic()
+        _save(group, tally, states, files, [*rows] if save_due else ended)
+        if save_due:
             saved_at = time.monotonic()
             # Saving many runs may take a twentieth of the time, unless each call is wanted.
             pause = pause and max(pause, 20 * (saved_at - saving))
-        elif ended:
-            _save(group, tally, states, files, ended)
-        for index in ended:
-            files.savers[index].wait()
-            state = programs.pick(group, jax.device_get(states), index)
-            records.write_training_figures(group.setup, members[index].workdir, state)
+        _end(group, members, states, files, ended)
+    for call in waiting:
+        settle(call)
     _save(group, tally, states, files, np.flatnonzero(tally.active))
     return states
 
 
-def _make_judge(group: Group) -> Callable[..., TrainState]:
-    """A function that validates runs that are due: into their rows, their best, the tally."""
-    setup = group.setup
-    if setup.data.validation is None:
-        return lambda states, tally, rows, due: states
-    validate = validation.make(
-        setup.config,
-        setup.model,
-        setup.data.validation.x,
-        num_runs=group.rows,
-        stacked=bool(group.mesh),
-    )
-    update_best = programs.make_best_updater(group)
-
-    def judge(states: TrainState, tally: Tally, rows: dict[int, dict], due: np.ndarray):
-        if not due.any():
-            return states
-        values = validate(training.averaged_params(states))
-        for index in np.flatnonzero(due):
-            for name, value in values.items():
-                rows[index][name] = float(programs.per_run(group, value)[index])
-        if states.best is None:
-            return states
-        scores = np.asarray(values["validation/iwae"], np.float32)
-        mask = due[0] if group.mesh is None else due
-        states = update_best(states, programs.place(group, scores), programs.place(group, mask))
-        tally.stale = programs.per_run(group, states.best.stale).copy()
-        return states
-
-    return judge
-
-
-def _write_rows(
-    members: Sequence[Run],
-    tally: Tally,
-    rows: dict[int, dict],
-    files: _Files,
-    report: Report,
-) -> None:
-    """Every active run's row into its own metrics, and its progress to the reader."""
-    for index, row in rows.items():
-        row["seconds"] = round(tally.seconds[index], 3)
-        files.writers[index].scalars(int(tally.step[index]), row)
-        shown = "validation/iwae" if "validation/iwae" in row else "train/elbo"
-        done = int(tally.step[index]) * members[index].config.training.batch_size
-        report(members[index].name, done, f"{shown} {row[shown]:.2f}")
-
-
-def _rows(
-    group: Group, members: Sequence[Run], tally: Tally, metrics: training.Metrics
-) -> dict[int, dict[str, float]]:
-    """Each active run's means over the scan; one that diverged is frozen."""
-    rows = {}
-    for index in map(int, np.flatnonzero(tally.active)):
-        own = programs.pick(group, metrics, index)
-        step = int(tally.step[index])
-        problem = records.divergence(own, step=step)
-        if problem is None:
-            rows[index] = records.metrics_row(group.setup.plan, own, step=step)
-            continue
-        tally.active[index] = False
-        kept = int(tally.saved[index])
-        last = f"the last good checkpoint is of step {kept}" if kept else "no checkpoint yet"
-        tally.errors[index] = f"{problem} ({last} in {members[index].workdir})"
-    return rows
-
-
-def _due(group: Group, tally: Tally, rows: dict[int, dict]) -> np.ndarray:
-    """Which runs are validated now, [M]; none where there are no validation images."""
-    due = np.zeros(group.rows, bool)
-    for index in rows if group.setup.data.validation is not None else ():
-        due[index] = records.validation_due(group.setup, int(tally.step[index]))
-    return due
-
-
 def _write_pictures(
-    group: Group, tally: Tally, states: TrainState, due: np.ndarray, files: _Files
+    group: Group, call: Call, states: TrainState, rows: dict[int, calls.Row], files: _Files
 ) -> None:
     wanted = [
-        int(index)
-        for index in np.flatnonzero(due)
-        if records.pictures_due(group.setup, int(tally.step[index]))
+        index
+        for index in rows
+        if call.due[index] and records.pictures_due(group.setup, int(call.step[index]))
     ]
-    host = jax.device_get(states) if wanted else None
+    host = meshes.fetch(states) if wanted else None
     for index in wanted:
         state = programs.pick(group, host, index)
         records.write_pictures(group.setup, state, files.writers[index])
@@ -263,7 +185,18 @@ def _write_pictures(
 def _save(
     group: Group, tally: Tally, states: TrainState, files: _Files, indices: Sequence[int]
 ) -> None:
-    host = jax.device_get(states) if len(indices) else None
+    host = meshes.fetch(states) if len(indices) else None
     for index in map(int, indices):
         files.savers[index].save(programs.pick(group, host, index))
         tally.saved[index] = tally.step[index]
+
+
+def _end(
+    group: Group, members: Sequence[Run], states: TrainState, files: _Files, ended: Sequence[int]
+) -> None:
+    """What a run leaves at its end, its last checkpoint on the disk first."""
+    host = meshes.fetch(states) if ended else None
+    for index in ended:
+        files.savers[index].wait()
+        state = programs.pick(group, host, index)
+        records.write_training_figures(group.setup, members[index].workdir, state)

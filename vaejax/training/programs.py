@@ -1,8 +1,8 @@
 """Runs of one static config as one compiled program: a run alone, or several over a leading axis.
 
 Runs whose configs differ in traced numbers alone share a program. Several are `vmap`ped over a
-leading axis, which is spread over the devices; one alone has no such axis, since `vmap` over
-one costs 15%.
+leading axis, which is spread over the members axis of the mesh; one alone has no such axis,
+since `vmap` over one costs 15%. Batches are spread over the data axis.
 """
 
 import math
@@ -15,17 +15,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PyTree
 
+from vaejax import meshes
 from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
-from vaejax.objectives import gradients
+from vaejax.objectives import requirements
 from vaejax.training import memory
 from vaejax.training import step as training
 from vaejax.training.step import Plan, TrainState
 from vaejax.types import Model
-
-_AXIS = "members"
 
 
 class Setup(NamedTuple):
@@ -43,19 +42,25 @@ class Group(NamedTuple):
     Attributes:
       configs: one for each run, in the order of the leading axis.
       setup: what they share.
-      mesh: the devices that the runs are spread over; None: one run, without a leading axis.
+      mesh: the devices that the runs, and their batches, are spread over.
     """
 
     configs: tuple[Config, ...]
     setup: Setup
-    mesh: Mesh | None
+    mesh: Mesh
+
+    @property
+    def stacked(self) -> bool:
+        """Whether there is a leading axis: there is none for one run."""
+        return len(self.configs) > 1
 
     @property
     def rows(self) -> int:
-        """Length of the leading axis: the runs, padded to a multiple of the devices."""
-        if self.mesh is None:
+        """Length of the leading axis: the runs, padded to a multiple of the members axis."""
+        if not self.stacked:
             return 1
-        return self.mesh.size * math.ceil(len(self.configs) / self.mesh.size)
+        size = self.mesh.shape[meshes.MEMBERS]
+        return size * math.ceil(len(self.configs) / size)
 
 
 def set_up(config: Config) -> Setup:
@@ -73,29 +78,36 @@ def set_up(config: Config) -> Setup:
 
 def _check(config: Config, data: splits.TrainingData, model: Model) -> None:
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
-    needs_kl = gradients.GRADIENTS[config.objective.gradient].uses_closed_form_kl
-    if needs_kl and model.kl_groups is None:
-        raise UserError(
-            f"config.objective.gradient: {config.objective.gradient} needs a closed form of "
-            f"KL(q || p(z)), which one stochastic layer with normal parts has; this model has "
-            f"none; use pathwise"
-        )
+    objective = config.objective
+    for problem in requirements.problems(
+        objective.gradient, model, inference_bound=objective.inference_bound
+    ):
+        raise UserError(f"config.objective.gradient: {problem}")
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))
 
 
-def make_group(configs: Sequence[Config], setup: Setup) -> Group:
-    """The group of `configs`, which share the static config of `setup`."""
-    devices = jax.devices()[: len(configs)]
-    mesh = Mesh(np.asarray(devices), (_AXIS,)) if len(configs) > 1 else None
+def make_group(
+    configs: Sequence[Config], setup: Setup, layout: meshes.Layout = meshes.BY_ITSELF
+) -> Group:
+    """The group of `configs`, which share the static config of `setup`.
+
+    Raises:
+      UserError: a layout that the devices, or the batch, do not allow.
+    """
+    mesh = meshes.choose(
+        layout, num_members=len(configs), batch_size=setup.config.training.batch_size
+    )
+    if mesh.shape[meshes.DATA] > 1:
+        sharding = meshes.spread(mesh, meshes.DATA)
+        setup = setup._replace(plan=setup.plan._replace(batch_sharding=sharding))
     return Group(tuple(configs), setup, mesh)
 
 
-def _sharding(group: Group, *, shared: bool = False) -> NamedSharding | None:
-    if group.mesh is None:
-        return None
-    return NamedSharding(group.mesh, PartitionSpec() if shared else PartitionSpec(_AXIS))
+def _sharding(group: Group, *, shared: bool = False) -> NamedSharding:
+    whole = shared or not group.stacked
+    return meshes.spread(group.mesh, *(() if whole else (meshes.MEMBERS,)))
 
 
 def place(group: Group, values: PyTree, *, shared: bool = False) -> PyTree:
@@ -105,7 +117,7 @@ def place(group: Group, values: PyTree, *, shared: bool = False) -> PyTree:
 
 def stack(group: Group, rows: Sequence[PyTree]) -> PyTree:
     """Trees of single runs together on the devices; the padding repeats the first."""
-    if group.mesh is None:
+    if not group.stacked:
         return place(group, jax.tree.map(jnp.asarray, rows[0]))
     rows = [*rows, *[rows[0]] * (group.rows - len(rows))]
     return place(group, jax.tree.map(lambda *leaves: np.stack(leaves), *rows))
@@ -113,12 +125,17 @@ def stack(group: Group, rows: Sequence[PyTree]) -> PyTree:
 
 def pick(group: Group, tree: PyTree, index: int) -> PyTree:
     """One run of a tree that lies on the host."""
-    return tree if group.mesh is None else jax.tree.map(lambda leaf: leaf[index], tree)
+    return jax.tree.map(lambda leaf: leaf[index], tree) if group.stacked else tree
 
 
 def per_run(group: Group, value: Any) -> np.ndarray:
     """A result as a host array with one entry per row, [M]."""
     return np.reshape(np.asarray(value), (group.rows,))
+
+
+def place_per_run(group: Group, values: np.ndarray) -> Array:
+    """One entry per row, [M], as the programs take it."""
+    return place(group, values if group.stacked else values[0])
 
 
 def stacked_configs(group: Group) -> Config:
@@ -133,21 +150,31 @@ def _over_runs(group: Group, function: Callable, *, shared: int | None = None) -
 
     `shared` is the position of the one argument that is the same for all runs.
     """
-    if group.mesh is None:
+    if not group.stacked:
         return function
 
     def mapped(*arguments):
         axes = tuple(None if i == shared else 0 for i in range(len(arguments)))
-        specs = tuple(PartitionSpec() if axis is None else PartitionSpec(_AXIS) for axis in axes)
+        specs = tuple(
+            PartitionSpec() if axis is None else PartitionSpec(meshes.MEMBERS) for axis in axes
+        )
         return jax.shard_map(
             jax.vmap(function, axes),
             mesh=group.mesh,
             in_specs=specs,
-            out_specs=PartitionSpec(_AXIS),
+            out_specs=PartitionSpec(meshes.MEMBERS),
+            axis_names={meshes.MEMBERS},
             check_vma=False,
         )(*arguments)
 
     return mapped
+
+
+def _compiled(
+    group: Group, function: Callable, *, shared: int | None = None, donate: int | None = None
+) -> Any:
+    mapped = _over_runs(group, function, shared=shared)
+    return jax.jit(mapped, donate_argnums=donate, out_shardings=_sharding(group))
 
 
 def initial_states(group: Group, configs: Config) -> list[TrainState]:
@@ -156,7 +183,7 @@ def initial_states(group: Group, configs: Config) -> list[TrainState]:
     def init(config):
         return training.init_state(config, model=group.setup.model)
 
-    states = jax.device_get(jax.jit(_over_runs(group, init))(configs))
+    states = meshes.fetch(_compiled(group, init)(configs))
     return [pick(group, states, index) for index in range(len(group.configs))]
 
 
@@ -175,14 +202,12 @@ def compile_call(group: Group, configs: Config, states: TrainState, images: Arra
             model=setup.model,
             plan=setup.plan,
         )
-        if group.mesh is not None:
+        if group.stacked:
             new = jax.tree.map(lambda n, o: jnp.where(active, n, o), new, state)
         return new, metrics
 
-    active = place(group, np.ones(group.rows, bool))
-    if group.mesh is None:
-        active = active[0]
-    program = jax.jit(_over_runs(group, call, shared=2), donate_argnums=1)
+    active = place_per_run(group, np.ones(group.rows, bool))
+    program = _compiled(group, call, shared=2, donate=1)
     return program.lower(configs, states, images, active).compile()
 
 
@@ -193,4 +218,4 @@ def make_best_updater(group: Group) -> Callable[..., TrainState]:
         new = training.update_best(state, value)
         return jax.tree.map(lambda n, o: jnp.where(due, n, o), new, state)
 
-    return jax.jit(_over_runs(group, update), donate_argnums=0)
+    return _compiled(group, update, donate=0)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from vaejax import meshes
 from vaejax.config import Config
 from vaejax.errors import UserError
 from vaejax.storage import checkpoints, files
@@ -56,12 +57,14 @@ class Surroundings(NamedTuple):
       stopped: tells when to save and return.
       report: called for every run after every scan.
       memory: bytes of one device to use; None: what is sensible.
+      layout: the mesh of devices that is asked for.
     """
 
     console: Console
     stopped: Callable[[], bool]
     report: Report
     memory: int | None = None
+    layout: meshes.Layout = meshes.BY_ITSELF
 
 
 @dataclasses.dataclass
@@ -176,8 +179,7 @@ def runs_with_open_files(count: int, console: Console) -> int:
 def runs_that_fit(group: Group, program: Any, around: Surroundings) -> int:
     """How many runs to train at a time; says so where it is not all of them."""
     count, needed = len(group.configs), memory_lib.program_bytes(program)
-    sharers = 1 if group.mesh is None else group.mesh.size
-    limit = memory_lib.device_bytes(jax.devices()[0], sharers=sharers)
+    limit = memory_lib.device_bytes(jax.devices()[0], sharers=group.mesh.size)
     if count == 1:
         memory_lib.check_training(program, group.setup.config, limit=limit)
         return 1

@@ -64,12 +64,14 @@ class Plan(NamedTuple):
       steps_per_call: steps in one compiled scan; divides `steps_per_epoch`.
       num_steps: steps of the whole run.
       kind: of the training images, see `data.sources`.
+      batch_sharding: how a batch lies on several devices; None: it is on one.
     """
 
     steps_per_epoch: int
     steps_per_call: int
     num_steps: int
     kind: Kind = "levels"
+    batch_sharding: jax.sharding.Sharding | None = None
 
 
 def make_plan(config: Config, num_examples: int, kind: Kind = "levels") -> Plan:
@@ -153,6 +155,8 @@ def train_step(
     """
     data_key, sample_key = jax.random.split(jax.random.fold_in(key, state.step))
     x = recipes.prepare(data_key, images, recipes.of(config, plan.kind))
+    if plan.batch_sharding is not None:
+        x = jax.lax.with_sharding_constraint(x, plan.batch_sharding)
     # Without the barrier XLA:CPU draws x again inside each of its four consumers.
     x = jax.lax.optimization_barrier(x)
     example_keys = jax.random.split(sample_key, images.shape[0])

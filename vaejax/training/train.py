@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from vaejax import config as config_lib
+from vaejax import meshes
 from vaejax.config import Config
 from vaejax.errors import Stopped, UserError
 from vaejax.storage import checkpoints, logging
@@ -17,8 +18,16 @@ from vaejax.training.standing import Outcome, Run, Surroundings
 from vaejax.training.step import TrainState
 
 
-def train(config: Config, workdir: pathlib.Path, *, console: Console) -> TrainState:
+def train(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    console: Console,
+    layout: meshes.Layout = meshes.BY_ITSELF,
+) -> TrainState:
     """Trains, or resumes, the run of `config` in `workdir`, and returns its last state.
+
+    The devices of `layout` share its batches; the result does not depend on them.
 
     Raises:
       UserError: bad config or data, a workdir of another config or in use by another
@@ -27,7 +36,7 @@ def train(config: Config, workdir: pathlib.Path, *, console: Console) -> TrainSt
     """
     config = config_lib.validated(config)
     with stop_signal() as signal_came:
-        outcome = _train(config, workdir, console, signal_came)
+        outcome = _train(config, workdir, console, signal_came, layout)
         if outcome.error is not None:
             raise UserError(outcome.error)
         number = signal_came()
@@ -38,7 +47,11 @@ def train(config: Config, workdir: pathlib.Path, *, console: Console) -> TrainSt
 
 
 def _train(
-    config: Config, workdir: pathlib.Path, console: Console, signal_came: Callable[[], int | None]
+    config: Config,
+    workdir: pathlib.Path,
+    console: Console,
+    signal_came: Callable[[], int | None],
+    layout: meshes.Layout,
 ) -> Outcome:
     batch_size = config.training.batch_size
     num_steps = programs.set_up(config).plan.num_steps
@@ -49,6 +62,7 @@ def _train(
             console=console,
             stopped=lambda: signal_came() is not None,
             report=lambda name, done, text: show(done, text),
+            layout=layout,
         )
         (outcome,) = loop.train_together([Run(workdir.name, workdir, config)], around)
     return outcome

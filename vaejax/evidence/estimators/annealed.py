@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from vaejax.evidence import annealing, diagnostics
 from vaejax.evidence import figures as plots
 from vaejax.evidence.diagnostics import Watched
+from vaejax.models import density_cost
 from vaejax.objectives import bounds
 from vaejax.types import Estimator, Evidence, Model
 
@@ -49,8 +50,16 @@ class Diagnostics(NamedTuple):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Works for every model."""
-    return []
+    """Works for every model; for a posterior with a slow density from the prior alone."""
+    return start_problems("annealed", config, model=model)
+
+
+def start_problems(name: str, budget: annealing.Budget, *, model: Model) -> list[str]:
+    """Chains that start at q(z|x) ask its density at every step."""
+    slow = density_cost.too_slow(model)
+    if slow is None or budget.start == "prior":
+        return []
+    return [f"{name}: start={budget.start} {slow}; set evidence.{name}.start=prior"]
 
 
 def mean_weight_variance(log_weights: Float[Array, "C"]) -> Float[Array, ""]:

@@ -33,8 +33,8 @@ class Config(annealing.Budget):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Works for every model: each can be simulated from."""
-    return []
+    """Works for every model: each can be simulated from. As `annealed` for its start."""
+    return annealed.start_problems("bidirectional", config, model=model)
 
 
 def _summarize_reverse(chains: annealing.Chain) -> Evidence:

@@ -32,7 +32,7 @@ def problems(config: Config, *, model: Model, num_latents: int, num_samples: int
     if model.log_marginal is None:
         return [
             "exact: this model has no closed-form log p(x); one with one stochastic layer, a "
-            "linear decoder and a normal likelihood has"
+            "linear decoder, a normal likelihood and a prior of normals (normal, mixture, vamp) has"
         ]
     return []
 

@@ -1,0 +1,24 @@
+"""What gradient estimators require of a model."""
+
+from vaejax.models import density_cost
+from vaejax.objectives.gradients import GRADIENTS
+from vaejax.parts import Part
+from vaejax.types import Model
+
+
+def problems(gradient: str, model: Model, *, inference_bound: Part | None = None) -> list[str]:
+    """Why an estimator cannot be used with this model; [] where it can."""
+    estimator = GRADIENTS[gradient]
+    if estimator.uses_closed_form_kl and model.kl_groups is None:
+        return [
+            f"{gradient} needs a closed form of KL(q || p(z)), which one stochastic layer with a "
+            f"normal prior and a normal posterior has; this model has none; use pathwise"
+        ]
+    slow = density_cost.too_slow(model)
+    if slow and (estimator.needs_density or inference_bound is not None):
+        beside = "" if inference_bound is None else " with an inference_bound"
+        return [
+            f"{gradient}{beside} {slow}; use pathwise with one bound for both, or "
+            f"model.posterior=coupling"
+        ]
+    return []
