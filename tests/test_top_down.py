@@ -60,7 +60,7 @@ def _joint(model, params):
         z2 = prior.first.base_dist.loc + prior.first.base_dist.scale * e2
         _, below = prior.following[0](None, z2)
         z1 = below.base_dist.loc + below.base_dist.scale * e1
-        likelihood = model.likelihood(params, (z1, z2)).base_dist
+        likelihood = model.likelihood(params, (z1, z2)).flat
         return jnp.concatenate([z1, z2, likelihood.loc + likelihood.scale * ex])
 
     @jax.jit

@@ -344,7 +344,7 @@ def test_no_key_of_a_step_is_used_twice(monkeypatch):
     """The data's noise and the samples' have keys of their own."""
     config, model, plan, images = _setup()
     used = []
-    spied = jax.random.split, training.binarization.prepare
+    spied = jax.random.split, training.recipes.prepare
 
     def split(key, *rest):
         if not isinstance(key, jax.core.Tracer):
@@ -356,7 +356,7 @@ def test_no_key_of_a_step_is_used_twice(monkeypatch):
         return spied[1](key, *rest, **options)
 
     monkeypatch.setattr(jax.random, "split", split)
-    monkeypatch.setattr(training.binarization, "prepare", prepare)
+    monkeypatch.setattr(training.recipes, "prepare", prepare)
     state, key = _start(config, model), training.make_keys(config).steps
     used.clear()
     training.train_step(state, key, images[:4], config=config, model=model, plan=plan)
