@@ -5,8 +5,9 @@
 
 with q the encoder's posterior and q* the best of a family for this one x (Cremer, Li and
 Duvenaud 2018, eq. 5 to 7). The families are normals over the latents of all stochastic
-layers jointly, flattened: for several layers they do not contain the encoder's q, whose
-later layers depend on earlier ones, and the amortization gap may come out negative.
+layers jointly, flattened. They do not contain the encoder's q where it has several layers,
+whose later ones depend on earlier ones, or is a flow or a mixture (nor the diagonal one a full
+normal): then the amortization gap may come out negative, as q beats the best of the family.
 """
 
 import dataclasses
