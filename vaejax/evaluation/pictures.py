@@ -79,16 +79,15 @@ def between(
 
     (sin((1 - t) a) start + sin(t a) end) / sin a with the angle a between them (Shoemake 1985,
     White 2016): on the way the length stays that of a sample, where a straight line passes
-    near 0. Between parallel vectors it is the straight line.
+    near 0. Between parallel vectors, or from 0, it is the straight line.
     """
-    tiny = jnp.finfo(start.dtype).tiny
-    lengths = jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
-    cosine = jnp.clip(jnp.sum(start * end) / jnp.maximum(lengths, tiny), -1.0, 1.0)
-    angle = jnp.arccos(cosine)
-    sine = jnp.sin(angle)
-    safe = jnp.where(sine < _PARALLEL, 1.0, sine)
-    circle = jnp.sin((1.0 - share) * angle) / safe * start + jnp.sin(share * angle) / safe * end
-    return jnp.where(sine < _PARALLEL, (1.0 - share) * start + share * end, circle)
+    lengths = jnp.sqrt(jnp.sum(start**2)) * jnp.sqrt(jnp.sum(end**2))
+    cosine = jnp.sum(start * end) / jnp.where(lengths > 0.0, lengths, 1.0)
+    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+    is_straight = (jnp.sin(angle) < _PARALLEL) | (lengths == 0.0)
+    sine = jnp.where(is_straight, 1.0, jnp.sin(angle))
+    circle = (jnp.sin((1.0 - share) * angle) * start + jnp.sin(share * angle) * end) / sine
+    return jnp.where(is_straight, (1.0 - share) * start + share * end, circle)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_steps"))

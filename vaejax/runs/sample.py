@@ -21,7 +21,7 @@ from vaejax.runs.subject import Subject
 from vaejax.storage import files
 
 ARRAYS = "samples.npz"
-_FIGURES = ("prior", "draws", "reconstructions", "interpolations", "traversals")
+FIGURES = ("prior", "draws", "reconstructions", "interpolations", "traversals")
 _NUM_RECONSTRUCTIONS = 12
 _NUM_PAIRS = 8
 _NUM_STEPS = 11
@@ -63,13 +63,13 @@ def sample(
     """
     settings = settings or Settings()
     _check(settings)
-    names = [f"figures/sample-{name}.png" for name in _FIGURES]
+    names = [f"figures/sample-{name}.png" for name in FIGURES]
     subject = subject_lib.load(workdir, settings.split, console=console)
     files.require_writable(workdir, [ARRAYS, *names])
     arrays = _draw(subject, settings)
     figures = _figures(arrays, subject.held_out.shape)
     content = {ARRAYS: files.npz_bytes(arrays)}
-    content |= {name: _png(figures[key]) for name, key in zip(names, _FIGURES, strict=True)}
+    content |= {name: _png(figures[key]) for name, key in zip(names, FIGURES, strict=True)}
     writers = {name: lambda handle, data=data: handle.write(data) for name, data in content.items()}
     files.publish(workdir, writers)
     return [workdir / name for name in content]
