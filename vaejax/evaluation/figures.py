@@ -64,6 +64,16 @@ def _picture(axes: Any, picture: np.ndarray, title: str) -> None:
     axes.set_axis_off()
 
 
+def grid(images: np.ndarray, shape: tuple[int, ...], columns: int, title: str) -> Figure:
+    """Any pictures [N, ...] in [0, 1], row by row, under a title."""
+    picture = image_grid(images, shape, columns)
+    width, height, above = 6.0, 6.0 * picture.shape[0] / picture.shape[1], 0.35
+    figure = Figure(figsize=(width, height + above))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=height / (height + above))
+    _picture(figure.subplots(), picture, title)
+    return figure
+
+
 def samples(images: np.ndarray, shape: tuple[int, ...]) -> Figure:
     """E[x|z] for z from the prior."""
     columns = int(np.ceil(np.sqrt(len(images))))
