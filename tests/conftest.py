@@ -79,8 +79,19 @@ def pytest_ignore_collect(collection_path):
     return True if (name in NUMERICS) != (SUITE == "numerics") else None
 
 
+SLOW_FIXTURES = {
+    ("test_explain", "found"),
+    ("test_levels", "evaluated"),
+    ("test_sample", "trained"),
+}
+"""Whole runs, a quarter of a minute and more each: what is read off them is tested slowly."""
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two processes end at about the same time."""
+    for item in items:
+        if SLOW_FIXTURES & {(item.path.stem, name) for name in item.fixturenames}:
+            item.add_marker(pytest.mark.slow)
     rank = {name: position for position, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 

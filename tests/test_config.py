@@ -270,7 +270,18 @@ def test_paper_protocol_is_the_papers():
     assert config.model.latent_dims == (100, 50)
 
 
-@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+QUICK_CONFIGS = ("digits", "linear_gaussian")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, id=path.stem, marks=() if path.stem in QUICK_CONFIGS else pytest.mark.slow
+        )
+        for path in CONFIG_FILES
+    ],
+)
 def test_every_config_trains_two_steps(path):
     """On the digits where the config's own data may be absent."""
     overrides = {"dataset.name": "digits", "dataset.num_validation": 10, "training.batch_size": 8}

@@ -128,6 +128,7 @@ def _assert_density_of_samples(make, flat, size, *, differentiable):
         np.testing.assert_array_less(abs(draws.mean(axis=0) - exact), 4.5 * error + 2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "size"), _cases(posteriors.POSTERIORS))
 def test_posteriors_are_the_densities_of_their_differentiable_samples(name, options, size):
     _assert_density_of_samples(*_posterior(name, options, size), size, differentiable=True)
@@ -187,6 +188,7 @@ def test_inverses_are_backward_stable_in_float32(name):
     assert np.abs(again - z).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_every_kind_starts_near_the_identity():
     for bijection in BIJECTIONS.values():
         size = 1 if bijection is BIJECTIONS["one latent"] else 5
@@ -278,6 +280,7 @@ def test_mixture_of_normals_is_numpyros_in_value_and_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), *both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
 def test_mixture_of_normals_keeps_its_digits_in_float32(scale):
     """z.z/s^2 is 10^6 at scale 0.01 with 50 latents: a plain matrix product would be off by 0.1."""
@@ -291,6 +294,7 @@ def test_mixture_of_normals_keeps_its_digits_in_float32(scale):
     assert np.abs(ours - truth).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_mixture_of_any_family_is_the_mean_of_its_densities():
     family = posteriors.full_normal(2)
     outputs = jax.random.normal(jax.random.key(8), (5, *family.outputs))
@@ -303,6 +307,7 @@ def test_mixture_of_any_family_is_the_mean_of_its_densities():
     np.testing.assert_array_less(abs(draws.mean(axis=0) - outputs[:, :2].mean(axis=0)), 4 * error)
 
 
+@pytest.mark.slow
 def test_vamp_prior_is_the_mean_of_encoded_pseudo_inputs_whatever_the_family():
     prior = priors.vamp(2, SPEC, num_components=6, noise=0.3)
     params = prior.init(jax.random.key(0))

@@ -187,6 +187,7 @@ def _measured(config, out):
     return gradient_run.measure_config(config, out, settings, console=QUIET)["rows"][0]["phi"]
 
 
+@pytest.mark.slow
 def test_start_from_is_where_the_gradients_are_measured(tmp_path, monkeypatch):
     """At q = posterior sticking the landing has no variance: only that start can show it."""
     config = small_config(**LINEAR | {"training__start_from": str(tmp_path)})

@@ -236,6 +236,7 @@ def _two_layers():
 QUICK = ("iwae", "jackknife")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -56,6 +56,7 @@ def _layer_densities(distribution, z):
     return [*log_probs, layer.log_prob(ordered[-1])][::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [True, False])
 def test_skip_says_which_layers_each_conditional_sees(skip):
     model = _built(
@@ -99,6 +100,7 @@ def _scaled(network, value):
     return network["gain"] * _dense(network["network"], value)
 
 
+@pytest.mark.slow
 def test_merge_chooses_between_both_forms_of_q():
     """Both have their formula: recomputed from the networks' own outputs, by hand."""
     for merge in top_down.MERGES:

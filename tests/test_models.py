@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from conftest import MODEL_NAMES, MODELS, SLOW_NAMES, model_config, perturbed, small_model
+from conftest import MODELS, SLOW_NAMES, model_config, perturbed, small_model
 
 from vaejax import schema
 from vaejax.config import Model
@@ -24,7 +24,6 @@ from vaejax.models import (
 from vaejax.objectives import importance
 from vaejax.types import DataSpec
 
-every_model = pytest.mark.parametrize("name", MODEL_NAMES)
 most_slowly = pytest.mark.parametrize("name", SLOW_NAMES)
 
 
@@ -68,7 +67,7 @@ def test_equal_configs_give_the_same_model_and_so_the_same_programs(spec):
     assert other is not first
 
 
-@every_model
+@most_slowly
 def test_shapes_and_finiteness(case, spec):
     model, params, x = case
     keys = jax.random.split(jax.random.key(3), 4)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vaejax import numerics
@@ -36,6 +38,22 @@ class Bernoulli:
 
 
 Step = Callable[[Any, Float[Array, "..."]], tuple[Any, Distribution]]
+
+
+class FullNormal(dist.MultivariateNormal):
+    """N(loc, L L'), which draws z and its log density in one pass.
+
+    numpyro's density solves a triangular system, also for a z that was just drawn as
+    loc + L u, where u is at hand. And in jaxlib 0.10.2 many such systems at once, on two CPU
+    devices at a time, can wait for each other for ever.
+    """
+
+    def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Float[Array, "Z"], Float[Array, ""]]:
+        """(loc + L u, log N(u; 0, I) - log det L), u ~ N(0, I); z is that of `sample`."""
+        noise = jax.random.normal(key, self.loc.shape, self.loc.dtype)
+        log_diagonal = jnp.log(jnp.diagonal(self.scale_tril))
+        log_prob = -jnp.sum(0.5 * noise**2 + log_diagonal + 0.5 * numerics.LOG_TWO_PI)
+        return self.loc + self.scale_tril @ noise, log_prob
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vaejax.errors import UserError
 from vaejax.models import flows
+from vaejax.models.distributions import FullNormal
 from vaejax.models.flows import Flow
 from vaejax.models.mixtures import NormalMixture
 from vaejax.types import Distribution
@@ -79,7 +80,7 @@ def full_normal(size: int, *, shared_scale: bool = False) -> Family:
 
     def distribution(loc, log_diagonal, lower):
         factor = jnp.diag(jnp.exp(log_diagonal)).at[rows, columns].set(lower)
-        return dist.MultivariateNormal(loc, scale_tril=factor)
+        return FullNormal(loc, scale_tril=factor)
 
     if shared_scale:
         return Family(
