@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+_MOST_LISTED, _FEW = 30, 8
+
 
 class UserError(Exception):
     """A mistake the reader can mend: scripts print it on one line and exit with 2."""
@@ -28,11 +30,17 @@ def nearest(name: str, legal: Iterable[str]) -> str:
 
 
 def unknown(where: str, got: Any, legal: Iterable[str]) -> UserError:
-    """An error for a name outside a closed list: where, what came, the nearest, the list."""
+    """An error for a name outside a closed list: where, what came, the nearest, the list.
+
+    Of a list that is too long to read, its nearest names.
+    """
     legal = list(legal)
-    return UserError(
-        f"{where}: unknown {shown(got)}{nearest(got, legal)} (legal: {', '.join(legal)})"
-    )
+    listed = ", ".join(legal)
+    if len(legal) > _MOST_LISTED:
+        name = got if isinstance(got, str) else shown(got)
+        close = difflib.get_close_matches(name[:200], legal, n=_FEW, cutoff=0.0)
+        listed = f"{', '.join(close)} and {len(legal) - len(close)} more"
+    return UserError(f"{where}: unknown {shown(got)}{nearest(got, legal)} (legal: {listed})")
 
 
 class Stopped(Exception):
