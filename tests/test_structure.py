@@ -66,6 +66,7 @@ def test_files_and_functions_stay_readable(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_classes_are_data(path):
     allowed = {"NamedTuple", "Module", "Protocol", "Exception", "GeneratorBasedBuilder"}
+    allowed |= {"MultivariateNormal"}  # a distribution of numpyro's with a method of ours
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ClassDef):
             bases = {
