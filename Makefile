@@ -16,8 +16,8 @@ test: $(VENV)/.test
 	VAEJAX_SUITE=plumbing $(PYTEST) --dist loadfile --durations=10
 
 test-slow: $(VENV)/.test
-	VAEJAX_SUITE=numerics $(BIN)/python -m pytest -m slow -n 2 --dist load --durations=10
-	VAEJAX_SUITE=plumbing $(BIN)/python -m pytest -m slow -n 2 --dist load --durations=10
+	VAEJAX_SUITE=numerics $(BIN)/python -m pytest -m slow -n 3 --dist load --durations=10
+	VAEJAX_SUITE=plumbing $(BIN)/python -m pytest -m slow -n 3 --dist load --durations=10
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

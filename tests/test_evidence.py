@@ -114,8 +114,9 @@ def _truth(which):
 
 SLOW = (
     ("two_layers", "annealed"),
+    ("two_layers", "importance"),
     ("linear", "smc"),
-    *(("mixture", name) for name in ("annealed", "smc", "quadrature")),
+    *(("mixture", name) for name in ("importance", "annealed", "smc", "quadrature")),
 )
 CASES = [
     pytest.param(which, name, marks=pytest.mark.slow if (which, name) in SLOW else ())
