@@ -206,14 +206,16 @@ def _problems(config: Config, name: str, overrides: Overrides) -> list[str]:
 
 def _clashes(names: list[str], found: list[Member]) -> list[str]:
     problems = [
-        f"two members are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1
+        f"two members are called {shown(name)}"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
     ]
     folded: dict[str, str] = {}
     for name in dict.fromkeys(names):
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             problems.append(
-                f"members {other!r} and {name!r} differ in capital letters alone, and some file "
+                f"members {shown(other)} and {shown(name)} differ in capital letters alone, and some file "
                 f"systems would give them one folder"
             )
     seen: dict[str, str] = {}
@@ -221,7 +223,7 @@ def _clashes(names: list[str], found: list[Member]) -> list[str]:
         text = json.dumps(config_lib.identity(member.config), sort_keys=True)
         if text in seen and seen[text] != member.name:
             problems.append(
-                f"members {seen[text]!r} and {member.name!r} are the same run: they differ in "
+                f"members {shown(seen[text])} and {shown(member.name)} are the same run: they differ in "
                 f"nothing that changes its parameters"
             )
         seen.setdefault(text, member.name)
