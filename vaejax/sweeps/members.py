@@ -215,16 +215,16 @@ def _clashes(names: list[str], found: list[Member]) -> list[str]:
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             problems.append(
-                f"members {shown(other)} and {shown(name)} differ in capital letters alone, and some file "
-                f"systems would give them one folder"
+                f"members {shown(other)} and {shown(name)} differ in capital letters alone, and "
+                f"some file systems would give them one folder"
             )
     seen: dict[str, str] = {}
     for member in found:
         text = json.dumps(config_lib.identity(member.config), sort_keys=True)
         if text in seen and seen[text] != member.name:
             problems.append(
-                f"members {shown(seen[text])} and {shown(member.name)} are the same run: they differ in "
-                f"nothing that changes its parameters"
+                f"members {shown(seen[text])} and {shown(member.name)} are the same run: they "
+                f"differ in nothing that changes its parameters"
             )
         seen.setdefault(text, member.name)
     return problems
