@@ -6,7 +6,7 @@
 Needs CIFAR-10 prepared under TFDS_DATA_DIR, and an accelerator; `--config.dataset.name` takes any
 colour images whose sides are multiples of 8. Latents lie on maps of a half, a quarter and an
 eighth of the sides, p(x|z) is a mixture of ten logistics in which green sees red and blue sees
-both (PixelCNN++). Not trained here to the end.
+both (PixelCNN++). Not trained here yet.
 """
 
 from vaejax.config import Config, Dataset, Model, Objective, Optimizer, Training

@@ -4,7 +4,7 @@
     python scripts/evaluate.py --workdir=runs/fashion_conv --num_samples=500
 
 Needs Fashion-MNIST prepared under TFDS_DATA_DIR. Each pixel is a logistic of a scale of its own,
-summed over the bin of its level. Not trained here to the end.
+summed over the bin of its level. Not trained here yet.
 """
 
 from vaejax.config import Config, Dataset, Model, Optimizer, Training

@@ -5,7 +5,7 @@
 
 Needs MNIST prepared under TFDS_DATA_DIR. beta rises over ten epochs, as in the ladder VAE
 (Sønderby et al. 2016): upper layers fall silent otherwise. `merge='precision', skip=False` gives
-their model. Not trained here to the end.
+their model. Not trained here yet.
 """
 
 from vaejax.config import Config, Dataset, Model, Objective, Optimizer, Training

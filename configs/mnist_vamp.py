@@ -4,7 +4,7 @@
     python scripts/evaluate.py --workdir=runs/mnist_vamp
 
 Needs MNIST prepared under TFDS_DATA_DIR. 500 pseudo-inputs, as the paper's; the rest is that of
-`mnist.py`, so that the two differ in p(z) alone. Not trained here to the end.
+`mnist.py`, so that the two differ in p(z) alone. Not trained here yet.
 """
 
 from vaejax.config import Config, Dataset, Model, Optimizer, Training

@@ -4,7 +4,7 @@
     python scripts/evaluate.py --workdir=runs/omniglot
 
 Needs a dataset `omniglot_28`, 28 x 28 grey, prepared under TFDS_DATA_DIR: another reduction of
-the 105 x 105 originals than the paper's has other nats. Not trained here to the end.
+the 105 x 105 originals than the paper's has other nats. Not trained here yet.
 """
 
 from vaejax.config import Config, Dataset, Model, Optimizer, Training
