@@ -34,7 +34,7 @@ if SUITE == "plumbing":
 OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
 if OWN_CACHE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vaejax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Tests kill processes, also while they write to it: JAX warns, and compiles again.
     os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache entry"
 

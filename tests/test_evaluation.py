@@ -93,7 +93,7 @@ def test_every_estimate_equals_its_definition(run):
             np.testing.assert_allclose(found.variances[name][i], value, rtol=2e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("chunk_size", [1, 7, 10_000])
 def test_result_does_not_depend_on_memory_chunks(run, chunk_size):
     model, params, x = run
     reference = _evaluate(model, params, x, chunk_size=30)

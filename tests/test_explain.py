@@ -128,6 +128,7 @@ def _linear_model():
     return model, params, parts, jnp.asarray(np.random.default_rng(3).normal(size=(5, 2, 3, 1)))
 
 
+@pytest.mark.slow
 def test_the_closed_forms_agree_with_the_model_and_with_sampling(x64):
     model, params, (linear, q), x = _linear_model()
     exact = np.array([model.log_marginal(params, row) for row in x])

@@ -288,6 +288,7 @@ def test_tighter_bounds_says_what_its_numbers_say():
         picture.image.savefig(io.BytesIO(), dpi=30)
 
 
+@pytest.mark.slow
 def test_annealed_agrees_with_the_exact_value_for_every_variant():
     """Two linear-Gaussian models through one compiled program."""
     model, params = evidence_models.linear(size=4)

@@ -337,6 +337,7 @@ def test_a_folder_that_vanishes_during_training_is_one_line(tmp_path):
     assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_64_bits_from_training_to_the_stamp(x64, tmp_path):
     overrides = {"training__num_epochs": 1, "training__ema_decay": 0.9}
     workdir = tmp_path / "run"

@@ -193,6 +193,7 @@ def without_locks(monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
+@pytest.mark.slow
 def test_a_folder_without_file_locks_holds_runs_and_evaluations(without_locks, tmp_path, capsys):
     """Trained, continued, evaluated and swept; that nothing keeps a second one out is said."""
     said = Console(width=300)

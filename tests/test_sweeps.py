@@ -368,6 +368,7 @@ def test_members_are_ordinary_runs(swept, tmp_path):
         assert after[bound]["value"] == pytest.approx(before[bound]["value"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_half_trained_run_with_patience_is_not_done_though_it_is_evaluated(tmp_path):
     """Evaluations of an earlier state lie in its folder; the sweep trains it to its end."""
     config = small_config(training__num_epochs=6, training__patience=6)
