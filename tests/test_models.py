@@ -14,6 +14,7 @@ from vaejax import schema
 from vaejax.config import Model
 from vaejax.models import (
     distributions,
+    divergences,
     hierarchies,
     latent_variable,
     likelihoods,
@@ -227,6 +228,10 @@ def test_full_normal_is_numpyros_and_holds_correlations():
     np.testing.assert_allclose(ours.log_prob(z), expected.log_prob(z), rtol=1e-4)
     draws = jax.vmap(ours.sample)(jax.random.split(jax.random.key(0), 20_000))
     np.testing.assert_allclose(np.cov(draws.T), factor @ factor.T, rtol=0.1, atol=0.1)
+    scale = np.array([0.5, 2.0, 1.0])
+    p = dist.Normal(jnp.array([1.0, 0.0, -1.0]), scale)
+    kl = dist.kl_divergence(expected, dist.MultivariateNormal(p.loc, scale_tril=np.diag(scale)))
+    np.testing.assert_allclose(divergences.kl_groups(ours, p.to_event(1)).sum(), kl, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

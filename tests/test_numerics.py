@@ -43,3 +43,21 @@ def test_logmeanexp_of_many_values_keeps_float32_digits():
     values = np.random.default_rng(0).normal(-90.0, 3.0, 50_000)
     exact = np.log(np.mean(np.exp(values - values.max()))) + values.max()
     np.testing.assert_allclose(numerics.logmeanexp(jnp.float32(values)), exact, atol=3e-5)
+
+
+def test_solve_lower_is_lapacks_in_value_and_gradient(x64):
+    """What stands above the diagonal is not read, and has no gradient."""
+    rng = np.random.default_rng(0)
+    factor, values = rng.normal(size=(5, 4, 4)) + 3 * np.eye(4), rng.normal(size=(5, 4))
+    lapack = lambda f, v: jax.scipy.linalg.solve_triangular(f, v, lower=True)
+
+    def total(solve, factor, values):
+        return jnp.sum(jnp.sin(jax.vmap(solve)(factor, values)))
+
+    grad = jax.value_and_grad(total, argnums=(1, 2))
+    for ours, theirs in zip(
+        jax.tree.leaves(grad(numerics.solve_lower, factor, values)),
+        jax.tree.leaves(grad(lapack, factor, values)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -49,6 +49,23 @@ def power_mean(values: Float[Array, "K"], power: float | Float[Array, ""]) -> Fl
     return center + jnp.where(is_limit, limit, jnp.where(is_small, near, far))
 
 
+def solve_lower(factor: Float[Array, "Z Z"], values: Float[Array, "Z"]) -> Float[Array, "Z"]:
+    """u with L u = values, for a lower triangular L of which nothing above the diagonal is read.
+
+    Forward substitution, u_i = (values_i - sum_j<i L_ij u_j) / L_ii. By hand, because LAPACK's
+    solves of many systems at once, on two CPU devices at a time, can wait for each other for
+    ever (jaxlib 0.10.2).
+    """
+    chex.assert_shape(factor, (values.shape[0], values.shape[0]))
+
+    def step(solved, row):
+        index, coefficients, diagonal, value = row
+        return solved.at[index].set((value - coefficients @ solved) / diagonal), None
+
+    rows = (jnp.arange(values.shape[0]), factor, jnp.diagonal(factor), values)
+    return jax.lax.scan(step, jnp.zeros_like(values), rows)[0]
+
+
 def softplus(values: Float[Array, "..."]) -> Float[Array, "..."]:
     """log(1 + exp(l)) = m + log1p(exp(l - 2m)) with m = max(l, 0), of each value.
 

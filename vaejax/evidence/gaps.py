@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from vaejax import numerics
 from vaejax.evidence import diagnostics
 from vaejax.models import latents
 from vaejax.objectives import importance
@@ -99,8 +100,8 @@ def sample(normal: Normal, key: PRNGKeyArray) -> Float[Array, "Z"]:
 
 def log_density(normal: Normal, z: Float[Array, "Z"]) -> Float[Array, ""]:
     """log q(z), nats."""
-    solve = lambda factor, b: jax.scipy.linalg.solve_triangular(factor, b, lower=True)  # noqa: E731
-    noise = solve(_factor(normal), solve(normal.scale, z - normal.center) - normal.loc)
+    scaled = numerics.solve_lower(normal.scale, z - normal.center)
+    noise = numerics.solve_lower(_factor(normal), scaled - normal.loc)
     log_det = jnp.sum(normal.log_diagonal) + jnp.sum(jnp.log(jnp.diag(normal.scale)))
     return jnp.sum(jax.scipy.stats.norm.logpdf(noise)) - log_det
 

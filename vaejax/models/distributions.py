@@ -44,16 +44,21 @@ class FullNormal(dist.MultivariateNormal):
     """N(loc, L L'), which draws z and its log density in one pass.
 
     numpyro's density solves a triangular system, also for a z that was just drawn as
-    loc + L u, where u is at hand. And in jaxlib 0.10.2 many such systems at once, on two CPU
-    devices at a time, can wait for each other for ever.
+    loc + L u, where u is at hand; for any other z, `numerics.solve_lower` solves it.
     """
 
     def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Float[Array, "Z"], Float[Array, ""]]:
         """(loc + L u, log N(u; 0, I) - log det L), u ~ N(0, I); z is that of `sample`."""
         noise = jax.random.normal(key, self.loc.shape, self.loc.dtype)
+        return self.loc + self.scale_tril @ noise, self._log_prob_of(noise)
+
+    def log_prob(self, value: Float[Array, "Z"]) -> Float[Array, ""]:
+        """log N(z; loc, L L') of one z, in nats."""
+        return self._log_prob_of(numerics.solve_lower(self.scale_tril, value - self.loc))
+
+    def _log_prob_of(self, noise: Float[Array, "Z"]) -> Float[Array, ""]:
         log_diagonal = jnp.log(jnp.diagonal(self.scale_tril))
-        log_prob = -jnp.sum(0.5 * noise**2 + log_diagonal + 0.5 * numerics.LOG_TWO_PI)
-        return self.loc + self.scale_tril @ noise, log_prob
+        return -jnp.sum(0.5 * noise**2 + log_diagonal + 0.5 * numerics.LOG_TWO_PI)
 
 
 @dataclasses.dataclass(frozen=True)

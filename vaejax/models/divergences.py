@@ -12,7 +12,8 @@ def kl_groups(q: Distribution, p: Distribution) -> Float[Array, "G"] | None:
     """KL(q || p) in nats, one number for each group of latents independent in both, or None.
 
     Two diagonal normals: one group per unit. A full normal against a diagonal one: a single
-    group. Sums over groups are the KL. The formulas are those of `numpyro`.
+    group, by hand: numpyro's solves a triangular system, which a diagonal p does not need.
+    Sums over groups are the KL.
     """
     if not is_diagonal_normal(p):
         return None
@@ -20,6 +21,8 @@ def kl_groups(q: Distribution, p: Distribution) -> Float[Array, "G"] | None:
         return dist.kl_divergence(q.base_dist, p.base_dist)
     if isinstance(q, dist.MultivariateNormal):
         loc, scale = jnp.broadcast_arrays(p.base_dist.loc, p.base_dist.scale)
-        diagonal = dist.MultivariateNormal(loc, scale_tril=jnp.diag(scale))
-        return dist.kl_divergence(q, diagonal)[None]
+        variance = jnp.sum(jnp.square(q.scale_tril), axis=1)
+        log_ratio = jnp.log(scale) - jnp.log(jnp.diagonal(q.scale_tril))
+        quadratic = (variance + jnp.square(q.loc - loc)) / jnp.square(scale)
+        return jnp.sum(log_ratio + 0.5 * (quadratic - 1.0))[None]
     return None

@@ -62,7 +62,7 @@ def log_marginal(model: LinearGaussian, x: Float[Array, "..."]) -> Float[Array, 
     size, latent_dim = model.weights.shape
     residual = x.reshape(-1) - model.bias
     factor = _capacitance(model)
-    projected = jax.scipy.linalg.solve_triangular(factor, model.weights.T @ residual, lower=True)
+    projected = numerics.solve_lower(factor, model.weights.T @ residual)
     quadratic = (jnp.sum(residual**2) - jnp.sum(projected**2)) * jnp.exp(-2.0 * model.log_scale)
     log_det = 2.0 * jnp.sum(jnp.log(jnp.diag(factor)))
     log_det += 2.0 * (size - latent_dim) * model.log_scale
