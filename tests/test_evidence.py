@@ -186,6 +186,22 @@ def test_contract(name):
         assert callable(result.diagnostics.watched)
 
 
+@pytest.mark.parametrize(
+    "name", [n for n in evidence.ESTIMATORS if not evidence.reads_evaluation(n)]
+)
+def test_float64_models_have_float64_estimates(name, x64):
+    """Shapes alone: what is carried from step to step keeps its type as well."""
+    model, params = evidence_models.linear()
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    estimator = evidence.ESTIMATORS[name].build(_config(name), model=model)
+
+    def run(key, x):
+        return estimator.estimate(params, key, x, estimator.pilot(params, key, x[None]))
+
+    for result in jax.eval_shape(run, jax.random.key(0), jnp.zeros(8)).values():
+        assert result.value.dtype == result.variance.dtype == jnp.float64
+
+
 def test_only_one_estimate_of_each_rank_may_stand_for_log_p():
     ranks = [module.JUDGE for module in evidence.ESTIMATORS.values() if module.JUDGE is not None]
     assert len(set(ranks)) == len(ranks)

@@ -134,7 +134,7 @@ def run(
             run.num_steps + 1,
             run.log_evidence + info.log_likelihood_increment,
             run.acceptance + jnp.mean(info.update_info.acceptance_rate),
-            run.divergent + jnp.sum(info.update_info.is_divergent),
+            run.divergent + jnp.sum(info.update_info.is_divergent, dtype=jnp.int32),
         )
 
     zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
