@@ -1,4 +1,4 @@
-"""What log p(x) is: seven experiments on exact or checkable numbers, and one page.
+"""What log p(x) is: eight experiments on exact or checkable numbers, and one page.
 
 python scripts/explain.py --workdir=runs/explain [--only=identity,...] [--seed=0]
 

@@ -81,6 +81,20 @@ TINY = {
         "gap_steps": 4,
         "gap_samples": 2,
     },
+    "richer_parts": {
+        "posteriors": ("full_normal",),
+        "priors": ("mixture(num_components=3)",),
+        "num_seeds": 2,
+        "num_epochs": 2,
+        "latent_dim": 2,
+        "hidden_units": 8,
+        "num_examples": 6,
+        "num_samples": 50,
+        "num_temperatures": 4,
+        "num_chains": 8,
+        "gap_steps": 4,
+        "gap_samples": 2,
+    },
 }
 
 

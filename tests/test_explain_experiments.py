@@ -23,6 +23,7 @@ from vaejax.explain import (
     measure,
     plane,
     reconstruction,
+    richer_parts,
     tighter_bounds,
 )
 from vaejax.models import latent_variable
@@ -285,6 +286,41 @@ def test_tighter_bounds_says_what_its_numbers_say():
     assert row["elbo_minus_that_of_k_1_nats"] == pytest.approx(0.0)
     assert row["log_p_x_difference_error_nats"] == pytest.approx(0.0, abs=1e-12)
     for picture in tighter_bounds.pictures(rising).values():
+        picture.image.savefig(io.BytesIO(), dpi=30)
+
+
+def _richer(gain, gap):
+    """Findings of plain, a flow for q and two p: log p(x) higher by `gain`, q behind by `gap`."""
+    rng = np.random.default_rng(5)
+    log_marginal = rng.normal(size=(1, 1, 20)) + np.array(gain)[:, None, None] + np.zeros((4, 2, 1))
+    return richer_parts.Findings(
+        priors=("normal", "normal", "mixture(num_components=5)", "vamp(num_components=5)"),
+        posteriors=("normal", "coupling", "normal", "normal"),
+        elbo=log_marginal - np.array(gap)[:, None, None],
+        log_marginal=log_marginal,
+        variance=np.full_like(log_marginal, 1e-4),
+        best=log_marginal - 0.3,
+        best_full=log_marginal - 0.1,
+    )
+
+
+def test_richer_parts_says_what_its_numbers_say():
+    findings = _richer([0.0, 0.0, 0.5, 0.7], [0.6, 0.4, 0.6, 0.65])
+    assert findings.names() == ["plain", "q: coupling", "p: mixture", "p: vamp"]
+    assert richer_parts.headline(findings).startswith("log p(x) in nats: a richer p +0.70")
+    richer_p, richer_q, gap = richer_parts.sentences(findings)
+    assert "the vamp has the highest log p(x), +0.700" in richer_p
+    assert "0.050 nat wider" in richer_p
+    assert "does not tell from none" in richer_q
+    assert "0.200 nat narrower" in richer_q
+    assert "0.60 +- 0.00" in gap
+    assert "leaves 0.10" in gap
+    row = richer_parts.numbers(findings)["q: coupling"]
+    assert row["elbo_minus_that_of_plain_nats"] == pytest.approx(0.2)
+    assert row["log_p_x_minus_elbo_nats"] == pytest.approx(0.4)
+    # 20 digits, 2 seeds, a variance of 1e-4 each.
+    assert row["log_p_x_monte_carlo_error_nats"] == pytest.approx(np.sqrt(1e-4 / 40))
+    for picture in richer_parts.pictures(findings).values():
         picture.image.savefig(io.BytesIO(), dpi=30)
 
 

@@ -1,1 +1,1 @@
-"""Seven experiments that show what log p(x) is, and the page they make."""
+"""Eight experiments that show what log p(x) is, and the page they make."""

@@ -13,6 +13,7 @@ from vaejax.explain import (
     identity,
     maximum_likelihood,
     reconstruction,
+    richer_parts,
     tighter_bounds,
     trained_model,
 )
@@ -25,4 +26,5 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "density": density,
     "maximum_likelihood": maximum_likelihood,
     "tighter_bounds": tighter_bounds,
+    "richer_parts": richer_parts,
 }

@@ -1,6 +1,7 @@
 """Measurements of many models on the same examples, with the library's map and estimators."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from vaejax.config import Config, Dataset
 from vaejax.data import splits
 from vaejax.evaluation import estimators, mapping, per_example
 from vaejax.evaluation.estimators import Task
-from vaejax.evidence import budgets, gaps
+from vaejax.evidence import budgets
 from vaejax.explain import plane
 from vaejax.types import Evidence, Model, Params
 
@@ -91,6 +92,26 @@ def annealed(of: Sequence[Task]) -> Evidence:
     return stacked([estimators.run("annealed", task)[0]["annealed"] for task in of])
 
 
-def best_elbos(of: Sequence[Task]) -> gaps.Elbos:
-    """ELBOs of the encoder's q and of the best normal q of each example, [B, N, 2]."""
-    return stacked([estimators.elbos(task) for task in of])
+class Marginals(NamedTuple):
+    """log p(x) of B variants by annealed importance sampling, and what the best normal q reach.
+
+    Attributes:
+      log_marginal: log p(x), nats, [B, N].
+      variance: of its Monte-Carlo error, [B, N].
+      best: ELBO of the best diagonal normal q for each example, [B, N].
+      best_full: the same with any normal q, [B, N].
+    """
+
+    log_marginal: Float[np.ndarray, "B N"]
+    variance: Float[np.ndarray, "B N"]
+    best: Float[np.ndarray, "B N"]
+    best_full: Float[np.ndarray, "B N"]
+
+
+def marginals(of: Sequence[Task]) -> Marginals:
+    """Of every variant, from the same keys."""
+    evidence = annealed(of)
+    best = {
+        name: value[..., 0] for name, value in stacked([*map(estimators.elbos, of)]).best.items()
+    }
+    return Marginals(evidence.value, evidence.variance, best["diagonal"], best["full_covariance"])

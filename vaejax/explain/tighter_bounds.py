@@ -19,7 +19,6 @@ from vaejax.schema import field
 
 QUESTION = "What do more samples buy: the ELBO or an importance-weighted bound?"
 _SIZES = (1, 5, 50)
-_FAMILY = "diagonal"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +97,12 @@ def compute(config: Config, *, seed: int) -> Findings:
             num_steps=config.gap_steps, num_samples=config.gap_samples, elbo_samples=500
         ),
     )
-    log_marginal, best = measure.annealed(tasks), measure.best_elbos(tasks).best
     sizes = tuple(sorted(int(name[5:]) for name in found if name.startswith("iwae_")))
     return Findings(
         trained_with=_SIZES,
         sizes=sizes,
         bounds=np.stack([found[f"iwae_{k}"] for k in sizes], axis=1),
-        log_marginal=log_marginal.value,
-        variance=log_marginal.variance,
-        best=best[_FAMILY][..., 0],
-        best_full=best["full_covariance"][..., 0],
+        **measure.marginals(tasks)._asdict(),
     )
 
 

@@ -1,6 +1,6 @@
 """Training in memory: the library's own step, without a run directory or checkpoints."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +32,15 @@ def digits_vae(
     latent_dim: int,
     hidden_dims: tuple[int, ...],
     num_epochs: int,
+    parts: Mapping[str, str] | None = None,
     **sections: Objective | Optimizer,
 ) -> Config:
-    """A VAE on the binarised digits; `sections` are those of a config, by name."""
+    """A VAE on the binarised digits; `sections` are those of a config, `parts` of its model."""
     encoder = f"mlp(hidden_dims={hidden_dims})"
     return config_lib.validated(
         Config(
             seed=seed,
-            model=config_lib.Model(latent_dims=(latent_dim,), encoder=encoder),
+            model=config_lib.Model(latent_dims=(latent_dim,), encoder=encoder, **(parts or {})),
             training=Training(num_epochs=num_epochs),
             **sections,
         )
