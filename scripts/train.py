@@ -2,24 +2,39 @@
 
 python scripts/train.py --config=configs/digits.py --workdir=runs/digits \
     [--mesh=data:4] [--config.any.key=value]
+
+Without training: --help_config [WORD] lists the keys with type, range, meaning, value and where
+it was set; --dry_run shows config, data, shapes, parameters, memory and the time of an epoch.
 """
 
 from absl import flags
 
-from vaejax.experiment import cli, devices
+from vaejax.experiment import cli, devices, dry_run
 from vaejax.training import train
 
 cli.define_config()
+cli.define_help()
 flags.adopt_module_key_flags(cli)
-flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+flags.DEFINE_string("workdir", None, "folder of the run")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be trained, and stop")
 devices.define_mesh()
 flags.adopt_module_key_flags(devices)
 
 
 def main(console):
-    """Trains to the end, or to SIGTERM."""
-    layout = devices.layout()
-    train.train(cli.config(), cli.path("workdir"), console=console, layout=layout)
+    """Trains to the end, or to SIGTERM; says what was made, and what can be done with it."""
+    layout, said = devices.layout(), cli.help_lines()
+    config = cli.config() if said is None else None
+    if said is None and DRY_RUN.value:
+        said = dry_run.lines(config, layout=layout)
+    if said is None:
+        workdir = cli.path("workdir")
+        state = train.train(config, workdir, console=console, layout=layout)
+        said = [
+            f"{workdir}: trained for {int(state.step):,} steps; scripts/evaluate.py measures it"
+        ]
+    for line in said:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def terminal_table(table: Comparable, *, encoding: str = "utf-8") -> TerminalTab
     )
     for index, heading in enumerate(headings):
         justify = "left" if index == 0 else "right"
-        shown.add_column(terminal.literal(heading, encoding), justify=justify)
+        shown.add_column(terminal.literal(heading, encoding), justify=justify, overflow="fold")
     for row in rows:
         shown.add_row(*[terminal.literal(_marked(cell), encoding) for cell in row])
     return shown

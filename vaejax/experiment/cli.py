@@ -19,9 +19,10 @@ from rich.console import Console
 from vaejax import config as config_lib
 from vaejax import schema
 from vaejax.errors import Stopped, UserError
+from vaejax.experiment import config_help
 from vaejax.storage import workdir as workdir_lib
 
-_OVERRIDE = "config_override"
+_OVERRIDE, _HELP = "config_override", "help_config"
 _LONGEST_NAME = 100
 _NEGATIVE = re.compile(r"-[\d.]")
 
@@ -32,7 +33,6 @@ def define_config(default: str | None = None) -> None:
         "config",
         default,
         "config file, or file:argument; override any key with --config.some.key=value",
-        required=default is None,
     )
     define_overrides()
 
@@ -40,6 +40,23 @@ def define_config(default: str | None = None) -> None:
 def define_overrides() -> None:
     """Defines --config.any.key=value alone, for scripts that take the config of a run."""
     flags.DEFINE_multi_string(_OVERRIDE, [], "some.key=value; what --config.some.key=value means")
+
+
+def define_help() -> None:
+    """Defines --help_config [WORD]."""
+    flags.DEFINE_string(
+        _HELP, None, "list the keys of the config that have WORD in name or meaning, and stop"
+    )
+
+
+def help_lines() -> list[str] | None:
+    """What --help_config asks for; None where it was not given. Raises UserError."""
+    word, file = flags.FLAGS[_HELP].value, flags.FLAGS.config
+    if word is None:
+        return None
+    given = overrides()
+    base = config_lib.Config() if file is None else config_lib.load(file)
+    return config_help.lines(override(base, given), file=file, given=given, word=word)
 
 
 def overrides() -> dict[str, str | None]:
@@ -72,11 +89,15 @@ def override(node: Any, given: dict[str, str | None], *, root: str = "config") -
 
 def config() -> config_lib.Config:
     """The config that the flags describe. Raises UserError."""
+    if flags.FLAGS.config is None:
+        raise UserError("--config: needs a config file, such as --config=configs/digits.py")
     return config_lib.validated(override(config_lib.load(flags.FLAGS.config), overrides()))
 
 
 def path(flag: str) -> pathlib.Path:
     """The folder given as --`flag`; it need not exist. Raises UserError."""
+    if flags.FLAGS[flag].value is None:
+        raise UserError(f"--{flag}: needs a folder, such as --{flag}=runs/digits")
     return workdir_lib.check_path(flags.FLAGS[flag].value, flag=f"--{flag}")
 
 
@@ -97,6 +118,9 @@ def _rewritten(arguments: list[str]) -> list[str]:
             argument = f"--{_OVERRIDE}={body}"
         elif argument.startswith("-") and body.startswith("noconfig."):
             argument = f"--{_OVERRIDE}={body.removeprefix('noconfig.')}=false"
+        elif argument.startswith("-") and body == _HELP:
+            word = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+            argument = f"--{_HELP}={word}"
         found.append(argument)
     return found
 

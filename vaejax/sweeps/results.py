@@ -191,7 +191,7 @@ def table(results: Sequence[Result], *, encoding: str = "utf-8") -> Table:
         title=f"{len(results)} members, best first by validation {ranked}",
         caption=terminal.literal(caption, encoding),
     )
-    shown.add_column("setting")
+    shown.add_column("setting", overflow="fold")
     shown.add_column("seeds", justify="right")
     for split in SPLITS:
         for heading in ("ELBO", ranked):

@@ -63,14 +63,16 @@ class Group(NamedTuple):
         return size * math.ceil(len(self.configs) / size)
 
 
-def set_up(config: Config) -> Setup:
+def set_up(config: Config, *, given: splits.Sources | None = None) -> Setup:
     """Loads the data, builds the model and checks that they, and the objective, fit.
+
+    `given` are splits by name, instead of those of `dataset.name`.
 
     Raises:
       UserError: unreadable data, a likelihood that does not model them, a gradient that the
         model does not allow, or parameters that do not fit the memory.
     """
-    data = splits.training_data(config)
+    data = splits.training_data(config, given=given)
     model = latent_variable.build(config.model, data.spec)
     _check(config, data, model)
     return Setup(config, data, model, training.make_plan(config, len(data.images), data.kind))
