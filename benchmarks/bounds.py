@@ -13,6 +13,7 @@ import numpy as np
 
 from vaejax import config as config_lib
 from vaejax.config import Config, Objective, Training
+from vaejax.config import Model as ModelConfig
 from vaejax.evaluation import mapping, per_example
 from vaejax.evidence import annealing
 from vaejax.models import latent_variable
@@ -77,7 +78,7 @@ def _mnist(
         Config(
             objective=Objective(bound="iwae", num_samples=num_samples, gradient=gradient),
             training=Training(max_steps_per_call=max_steps),
-            model=schema.checked(ModelConfig(**fields or {})),
+            model=ModelConfig(**fields or {}),
         )
     )
     images = np.random.default_rng(0).integers(0, 256, (55_000, 28, 28, 1), dtype=np.uint8)

@@ -86,6 +86,7 @@ def test_a_number_of_samples_that_is_none_is_refused(count):
         vaejax.iwae({}, None, np.zeros(2), model=None, num_samples=count)
 
 
+@pytest.mark.slow
 def test_runs_on_arrays_leave_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = {"train": _images(40), "test": _images(10, seed=1)}

@@ -23,7 +23,7 @@ LAYERS = (
     {"runs"},
     {"laboratory", "comparison", "sweeps"},
     {"explain"},
-    {"experiment", "library"},
+    {"experiment", "library", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

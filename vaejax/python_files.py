@@ -6,9 +6,19 @@ from typing import Any
 
 from vaejax.errors import UserError, unknown
 
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+
+
+def shipped(path: str | pathlib.Path) -> pathlib.Path:
+    """A file of scripts/ or configs/: of the package as installed, or beside it in a checkout."""
+    inside = _PACKAGE / path
+    return inside if inside.is_file() else _PACKAGE.parent / path
+
 
 def call(reference: str, function: str, *, flag: str) -> Any:
     """What `function(argument)` of "path/to/file.py" or "path/to/file.py:argument" returns.
+
+    A path that begins with "configs/", and is no file here, is one of those that come with vaejax.
 
     Raises:
       UserError: naming `flag`: no such file, or a file that does not run.
@@ -17,8 +27,7 @@ def call(reference: str, function: str, *, flag: str) -> Any:
         raise UserError(f"{flag}: needs a file, got {reference!r} (a shell variable not set?)")
     path, argument = _file_and_argument(reference)
     if not path.is_file():
-        legal = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []
-        raise unknown(flag, str(path), legal)
+        path = _shipped_config(path, flag)
     try:
         spec = importlib.util.spec_from_file_location(f"vaejax_file_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
@@ -29,6 +38,17 @@ def call(reference: str, function: str, *, flag: str) -> Any:
         raise
     except BaseException as error:  # the user's code: anything may come, sys.exit too
         raise UserError(f"{flag}: {reference}: {type(error).__name__}: {error}") from error
+
+
+def _shipped_config(path: pathlib.Path, flag: str) -> pathlib.Path:
+    """The config of that name that comes with vaejax. Raises UserError where there is none."""
+    root, is_ours = shipped("configs/digits.py").parent.parent, path.parts[:1] == ("configs",)
+    if is_ours and (root / path).is_file():
+        return root / path
+    legal = set(path.parent.glob("*.py"))
+    if is_ours:
+        legal |= {file.relative_to(root) for file in (root / path.parent).glob("*.py")}
+    raise unknown(flag, str(path), sorted(map(str, legal)))
 
 
 def _file_and_argument(reference: str) -> tuple[pathlib.Path, str]:
