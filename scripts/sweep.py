@@ -8,7 +8,7 @@ python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds
 from absl import flags
 
 from vaejax.errors import UserError, unknown
-from vaejax.experiment import cli, devices
+from vaejax.experiment import cli, cluster, devices
 from vaejax.sweeps import launch, results
 from vaejax.sweeps import members as sweeps
 
@@ -20,6 +20,7 @@ LAUNCHER = flags.DEFINE_string("launcher", "local", "local or ray")
 ADDRESS = flags.DEFINE_string("ray_address", None, "Ray cluster; default: a running or local one")
 devices.define_mesh()
 flags.adopt_module_key_flags(devices)
+cluster.define_flags()
 MEMORY = flags.DEFINE_float("memory", None, "GiB of one device to use; default: what is sensible")
 
 
@@ -31,6 +32,7 @@ def main(console):
         raise UserError("--ray_address: has an effect with --launcher=ray alone")
     if MEMORY.value is not None and not 2**-30 <= MEMORY.value <= 2**30:
         raise UserError(f"--memory: must be in 2**-30..2**30 GiB, got {MEMORY.value}")
+    cluster.refuse("hosts share a sweep with --launcher=ray; leave it out")
     layout = devices.layout()
     if LAUNCHER.value == "local":
         devices.use_all_cores()

@@ -2,11 +2,14 @@
 
 python scripts/train.py --config=configs/digits.py --workdir=runs/digits \
     [--mesh=data:4] [--config.any.key=value]
+
+Several hosts share a run where each one starts this with its number (docs/cluster.md):
+--coordinator=HOST:PORT --num_processes=N --process_id=I, or --coordinator=auto.
 """
 
 from absl import flags
 
-from vaejax.experiment import cli, devices
+from vaejax.experiment import cli, cluster, devices
 from vaejax.training import train
 
 cli.define_config()
@@ -14,12 +17,15 @@ flags.adopt_module_key_flags(cli)
 flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 devices.define_mesh()
 flags.adopt_module_key_flags(devices)
+cluster.define_flags()
+flags.adopt_module_key_flags(cluster)
 
 
 def main(console):
     """Trains to the end, or to SIGTERM."""
-    layout = devices.layout()
-    train.train(cli.config(), cli.path("workdir"), console=console, layout=layout)
+    layout, config, workdir = devices.layout(), cli.config(), cli.path("workdir")
+    console = cluster.join(console, cluster.of_config(config, mesh=layout))
+    train.train(config, workdir, console=console, layout=layout)
 
 
 if __name__ == "__main__":
