@@ -1,6 +1,7 @@
 """Estimates the ELBO and the bounds L_k of a trained run, with errors.
 
-python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000]
+python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000] \
+    [--profile=DIR]
 
 With --estimators or --gaps it adds log p(x) by other means and says where the ELBO falls
 short, on the first examples of the split; budgets are --config.evidence...=value, and those of
@@ -15,12 +16,14 @@ Several hosts share the examples, with the flags of scripts/train.py: --coordina
 
 from absl import flags
 
-from vaejax.experiment import cli, cluster
+from vaejax.experiment import cli, cluster, profile
 from vaejax.runs import evaluate as evaluate_run
 from vaejax.runs import tables
 
 cli.define_overrides()
 flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+profile.define_profile()
+flags.adopt_module_key_flags(profile)
 cluster.define_flags()
 flags.adopt_module_key_flags(cluster)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
@@ -42,7 +45,8 @@ def main(console):
         "overrides": cli.overrides(),
     }
     console = cluster.join(console, {f"--{name}": value for name, value in request.items()})
-    result = evaluate_run.evaluate(workdir, **request, console=console)
+    with profile.profiled(console):
+        result = evaluate_run.evaluate(workdir, **request, console=console)
     with_evidence = bool(ESTIMATORS.value) or GAPS.value
     tables.show(result, console, with_evidence=with_evidence)
     console.print(f"figures: {workdir / 'figures'}", soft_wrap=True, markup=False)
