@@ -8,7 +8,7 @@ python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds
 from absl import flags
 
 from vaejax.errors import UserError, unknown
-from vaejax.experiment import cli, cluster, devices, profile
+from vaejax.experiment import cli, cluster, compilation, devices, profile
 from vaejax.sweeps import launch, results
 from vaejax.sweeps import members as sweeps
 
@@ -45,6 +45,7 @@ def main(console):
         items = sweeps.with_seeds(items, SEEDS.value)
     memory = MEMORY.value and int(MEMORY.value * 2**30)
     task = launch.Task(cli.path("workdir"), memory, layout)
+    compilation.keep_programs(task.workdir, console)
     options = {"launcher": LAUNCHER.value, "address": ADDRESS.value}
     with profile.profiled(console):
         found = launch.sweep(cli.config(), items, task, console=console, **options)

@@ -9,7 +9,7 @@ Several hosts share a run where each one starts this with its number (docs/clust
 
 from absl import flags
 
-from vaejax.experiment import cli, cluster, devices, profile
+from vaejax.experiment import cli, cluster, compilation, devices, profile
 from vaejax.training import train
 
 cli.define_config()
@@ -26,6 +26,7 @@ flags.adopt_module_key_flags(cluster)
 def main(console):
     """Trains to the end, or to SIGTERM."""
     layout, config, workdir = devices.layout(), cli.config(), cli.path("workdir")
+    compilation.keep_programs(workdir, console)
     console = cluster.join(console, cluster.of_config(config, mesh=layout))
     with profile.profiled(console):
         train.train(config, workdir, console=console, layout=layout)

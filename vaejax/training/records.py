@@ -5,7 +5,6 @@ import pathlib
 import numpy as np
 
 from vaejax import hosts
-from vaejax.evaluation import figures as plots
 from vaejax.storage import logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import runs
@@ -53,6 +52,8 @@ def write_pictures(setup: Setup, state: TrainState, writer: logging.MetricsWrite
     """Prior samples to TensorBoard; of several hosts the first one draws them."""
     if not hosts.is_first():
         return
+    from vaejax.evaluation import figures as plots  # matplotlib is not needed to begin
+
     means = runs.prior_means(setup.model, training.averaged_params(state))
     picture = plots.image_grid(means, setup.data.spec.shape, 8)
     writer.image(int(state.step), "samples", picture)
@@ -62,6 +63,8 @@ def write_training_figures(setup: Setup, workdir: pathlib.Path, state: TrainStat
     """Training curves and prior samples of a finished run, by the first host."""
     if not hosts.is_first():
         return
+    from vaejax.evaluation import figures as plots
+
     rows = logging.read_metrics(workdir / workdir_lib.METRICS)
     runs.write_figure(workdir, "training", plots.training_curves(rows))
     means = runs.prior_means(setup.model, training.evaluation_params(state))
