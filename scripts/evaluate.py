@@ -1,6 +1,7 @@
 """Estimates the ELBO and the bounds L_k of a trained run, with errors.
 
-python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000]
+python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000] \
+    [--profile=DIR]
 
 With --estimators or --gaps it adds log p(x) by other means and says where the ELBO falls
 short, on the first examples of the split; budgets are --config.evidence...=value, and those of
@@ -8,16 +9,23 @@ the bounds --config.evaluation...=value:
 
 python scripts/evaluate.py --workdir=runs/digits \
     --estimators=importance,annealed,bidirectional,smc --gaps --num_examples=100
+
+Several hosts share the examples, with the flags of scripts/train.py: --coordinator=HOST:PORT
+--num_processes=N --process_id=I, or --coordinator=auto.
 """
 
 from absl import flags
 
-from vaejax.experiment import cli
+from vaejax.experiment import cli, cluster, compilation, profile
 from vaejax.runs import evaluate as evaluate_run
 from vaejax.runs import tables
 
 cli.define_overrides()
 flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+profile.define_profile()
+flags.adopt_module_key_flags(profile)
+cluster.define_flags()
+flags.adopt_module_key_flags(cluster)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "samples K; default: the config's")
 ESTIMATORS = flags.DEFINE_list("estimators", [], "estimators of log p(x), of vaejax.evidence")
@@ -28,16 +36,18 @@ NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "examples for --estima
 def main(console):
     """Evaluates, prints the tables, names the files."""
     workdir = cli.path("workdir")
-    result = evaluate_run.evaluate(
-        workdir,
-        split=SPLIT.value,
-        num_samples=NUM_SAMPLES.value,
-        estimators=ESTIMATORS.value,
-        gaps=GAPS.value,
-        num_examples=NUM_EXAMPLES.value,
-        overrides=cli.overrides(),
-        console=console,
-    )
+    request = {
+        "split": SPLIT.value,
+        "num_samples": NUM_SAMPLES.value,
+        "estimators": ESTIMATORS.value,
+        "gaps": GAPS.value,
+        "num_examples": NUM_EXAMPLES.value,
+        "overrides": cli.overrides(),
+    }
+    compilation.keep_programs(workdir, console)
+    console = cluster.join(console, {f"--{name}": value for name, value in request.items()})
+    with profile.profiled(console):
+        result = evaluate_run.evaluate(workdir, **request, console=console)
     with_evidence = bool(ESTIMATORS.value) or GAPS.value
     tables.show(result, console, with_evidence=with_evidence)
     console.print(f"figures: {workdir / 'figures'}", soft_wrap=True, markup=False)

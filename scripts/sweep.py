@@ -2,13 +2,13 @@
 
 python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds.py \
     --workdir=runs/bounds [--seeds=3] [--launcher=local|ray] [--mesh=members:2,data:4] \
-    [--config.any.key=value]
+    [--profile=DIR] [--config.any.key=value]
 """
 
 from absl import flags
 
 from vaejax.errors import UserError, unknown
-from vaejax.experiment import cli, devices
+from vaejax.experiment import cli, cluster, compilation, devices, profile
 from vaejax.sweeps import launch, results
 from vaejax.sweeps import members as sweeps
 
@@ -20,6 +20,9 @@ LAUNCHER = flags.DEFINE_string("launcher", "local", "local or ray")
 ADDRESS = flags.DEFINE_string("ray_address", None, "Ray cluster; default: a running or local one")
 devices.define_mesh()
 flags.adopt_module_key_flags(devices)
+profile.define_profile()
+flags.adopt_module_key_flags(profile)
+cluster.define_flags()
 MEMORY = flags.DEFINE_float("memory", None, "GiB of one device to use; default: what is sensible")
 
 
@@ -31,6 +34,9 @@ def main(console):
         raise UserError("--ray_address: has an effect with --launcher=ray alone")
     if MEMORY.value is not None and not 2**-30 <= MEMORY.value <= 2**30:
         raise UserError(f"--memory: must be in 2**-30..2**30 GiB, got {MEMORY.value}")
+    cluster.refuse("hosts share a sweep with --launcher=ray; leave it out")
+    if flags.FLAGS.profile is not None and LAUNCHER.value != "local":
+        raise UserError("--profile: traces this process; it has an effect with --launcher=local")
     layout = devices.layout()
     if LAUNCHER.value == "local":
         devices.use_all_cores()
@@ -39,9 +45,10 @@ def main(console):
         items = sweeps.with_seeds(items, SEEDS.value)
     memory = MEMORY.value and int(MEMORY.value * 2**30)
     task = launch.Task(cli.path("workdir"), memory, layout)
-    found = launch.sweep(
-        cli.config(), items, task, console=console, launcher=LAUNCHER.value, address=ADDRESS.value
-    )
+    compilation.keep_programs(task.workdir, console)
+    options = {"launcher": LAUNCHER.value, "address": ADDRESS.value}
+    with profile.profiled(console):
+        found = launch.sweep(cli.config(), items, task, console=console, **options)
     console.print(results.table(found, encoding=console.encoding))
     console.print(f"tables: {task.workdir / launch.TABLE}, {task.workdir / launch.SWEEP}")
     failed = launch.failure_line(found)

@@ -1,15 +1,18 @@
 """Trains the model of a config file, or resumes it where it stopped.
 
 python scripts/train.py --config=configs/digits.py --workdir=runs/digits \
-    [--mesh=data:4] [--config.any.key=value]
+    [--mesh=data:4] [--profile=DIR] [--config.any.key=value]
 
 Without training: --help_config [WORD] lists the keys with type, range, meaning, value and where
 it was set; --dry_run shows config, data, shapes, parameters, memory and the time of an epoch.
+
+Several hosts share a run where each one starts this with its number (docs/cluster.md):
+--coordinator=HOST:PORT --num_processes=N --process_id=I, or --coordinator=auto.
 """
 
 from absl import flags
 
-from vaejax.experiment import cli, devices, dry_run
+from vaejax.experiment import cli, cluster, compilation, devices, dry_run, profile
 from vaejax.training import train
 
 cli.define_config()
@@ -19,6 +22,10 @@ flags.DEFINE_string("workdir", None, "folder of the run")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be trained, and stop")
 devices.define_mesh()
 flags.adopt_module_key_flags(devices)
+profile.define_profile()
+flags.adopt_module_key_flags(profile)
+cluster.define_flags()
+flags.adopt_module_key_flags(cluster)
 
 
 def main(console):
@@ -29,7 +36,10 @@ def main(console):
         said = dry_run.lines(config, layout=layout)
     if said is None:
         workdir = cli.path("workdir")
-        state = train.train(config, workdir, console=console, layout=layout)
+        compilation.keep_programs(workdir, console)
+        console = cluster.join(console, cluster.of_config(config, mesh=layout))
+        with profile.profiled(console):
+            state = train.train(config, workdir, console=console, layout=layout)
         said = [
             f"{workdir}: trained for {int(state.step):,} steps; scripts/evaluate.py measures it"
         ]

@@ -8,6 +8,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "vaejax"
 LAYERS = (
     {"errors", "types", "numerics", "keys"},
+    {"hosts"},
     {"meshes"},
     {"parts", "python_files"},
     {"schema"},

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num, PyTree
 
-from vaejax import keys
+from vaejax import hosts, keys
 from vaejax.errors import UserError, unknown
 from vaejax.evaluation import mapping
 from vaejax.evaluation.mapping import Budget
@@ -112,13 +112,18 @@ def run(
     )
     x, seed = mapping.as_float(task.x), task.budgets.seed
     pilot_key = keys.domain(seed, f"evidence/{name}/pilot")
-    with jax.default_matmul_precision(mapping.PRECISION):
-        tuning = pilot(task.params, pilot_key, jnp.asarray(x[: estimator.pilot_examples]))
+
+    def tune() -> PyTree:
+        with jax.default_matmul_precision(mapping.PRECISION):
+            found = pilot(task.params, pilot_key, jnp.asarray(x[: estimator.pilot_examples]))
+        return jax.tree.map(np.asarray, found)
+
+    tuning = hosts.from_first(tune)
     if estimator.num_examples is not None:
         x = np.zeros((count, *x.shape[1:]), x.dtype)
     key = keys.domain(seed, f"evidence/{name}/scored")
     results = mapping.over_examples(example_map, (task.params, tuning), key, x, done=done)
-    return results, jax.tree.map(np.asarray, tuning)
+    return results, tuning
 
 
 def cost(name: str, task: Task) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Num, PRNGKeyArray, PyTree
@@ -115,13 +114,14 @@ def start(
     """
     size = example_map.examples_per_call
     if not example_map.over_members:
-        params = jax.device_put(params, meshes.spread(example_map.mesh))
+        params = meshes.put(params, meshes.spread(example_map.mesh))
+    split = meshes.spread(example_map.mesh, meshes.DATA)
     for first in range(0, len(x), size):
         rows = as_float(x[first : first + size])
         indices = np.arange(first, first + size, dtype=np.int32)
         # The last row again: a row of zeros may be no legal example.
         padded = np.pad(rows, ((0, size - len(rows)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
-        results = example_map.run(params, key, jnp.asarray(indices), jnp.asarray(padded))
+        results = example_map.run(params, key, *meshes.put((indices, padded), split))
         yield functools.partial(_read, results, len(rows))
 
 

@@ -1,13 +1,15 @@
 """What the scripts share: `--config.key=value` flags, paths, errors on one line, exit codes.
 
-0: done; 2: a mistake that the reader can mend, said on one line; 128 + n: stopped by signal n,
-after what was done is saved.
+0: done; 1: another host of the run was lost; 2: a mistake that the reader can mend, said on one
+line; 128 + n: stopped by signal n, after what was done is saved.
 """
 
+import os
 import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,7 @@ from rich.console import Console
 from vaejax import config as config_lib
 from vaejax import schema
 from vaejax.errors import Stopped, UserError
-from vaejax.experiment import config_help
+from vaejax.experiment import cluster, config_help
 from vaejax.storage import workdir as workdir_lib
 
 _OVERRIDE, _HELP = "config_override", "help_config"
@@ -154,19 +156,34 @@ def _guarded(main: Callable[[Console, list[str]], None]) -> Callable[[list[str]]
             if hasattr(stream, "reconfigure"):  # what the encoding lacks is spelt out
                 stream.reconfigure(errors="backslashreplace")
         try:
-            _check_backend()
-            main(Console(), arguments[1:])
-        except UserError as error:
-            _say(str(error))
-            return 2
-        except Stopped as stopped:
-            return 128 + stopped.number
-        except KeyboardInterrupt:
-            _say("interrupted")
-            return 128 + signal.SIGINT
-        return 0
+            return cluster.leave(_ended(main, arguments[1:]))
+        except Exception:
+            if jax.distributed.is_initialized():  # said here: JAX's own end waits for minutes
+                traceback.print_exc()
+                os._exit(cluster.leave(1))
+            raise
 
     return run
+
+
+def _ended(main: Callable[[Console, list[str]], None], arguments: list[str]) -> int:
+    """Calls `main`; returns the exit code that its end stands for."""
+    try:
+        if not cluster.asked():  # several hosts must meet before JAX is asked for devices
+            _check_backend()
+        main(Console(), arguments)
+    except UserError as error:
+        _say(str(error))
+        return 2
+    except jax.errors.JaxRuntimeError as error:
+        cluster.end_where_lost(error)
+        raise
+    except Stopped as stopped:
+        return 128 + stopped.number
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 128 + signal.SIGINT
+    return 0
 
 
 def _check_backend() -> None:

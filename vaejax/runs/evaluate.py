@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from vaejax import hosts
 from vaejax.config import Config
 from vaejax.errors import UserError
 from vaejax.evaluation import mapping, per_example, results, summary
@@ -55,6 +56,7 @@ def evaluate(
 
     Writes evaluation.json, evaluation.npz (evidence.npz) and figures. Where estimators are
     asked for, an evaluation of the same checkpoint, data, K and seed is not made again.
+    Several hosts share the examples; the first one reads and writes the files.
 
     Args:
       workdir: folder of the run.
@@ -69,7 +71,7 @@ def evaluate(
     )
     config = workdir_lib.read_config(workdir)
     settings = settings_lib.resolve(config, request)
-    files.require_writable(workdir, split)
+    hosts.from_first(lambda: files.require_writable(workdir, split))
     subject = subject_lib.load(workdir, split, config=config, console=console)
     if not subject.finished:
         line = subject_lib.unfinished_line(subject)
@@ -133,7 +135,7 @@ def _evaluated(
 ) -> Stored:
     """The evaluation of `subject`, with what may be kept of an earlier call's evidence."""
     path = files.path_of(subject.workdir, subject.split)
-    before = _read_earlier(path, console)
+    before = hosts.from_first(lambda: _read_earlier(path, console))
     wanted = None if count is None else evidence.protocol(count, settings.evidence)
     if reuse and before is not None and _is_same(before.result.protocol, subject, settings):
         bare = Stored(evidence.without_rows(before.result), before.arrays, {})
@@ -153,7 +155,8 @@ def _evaluated(
     stored = Stored(result, per_example.arrays(measured), {})
     stored = evidence.carry_over(before, stored, wanted, console=console)
     stored = files.publish(path, stored)
-    figures.write(subject, stored.result)
+    if hosts.is_first():
+        figures.write(subject, stored.result)
     return stored
 
 

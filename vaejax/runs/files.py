@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from vaejax import hosts
 from vaejax.errors import UserError
 from vaejax.evaluation import results
 from vaejax.evaluation.results import Result
@@ -85,6 +86,6 @@ def publish(path: pathlib.Path, stored: Stored) -> Stored:
     content[path.name] = files.json_text(results.to_json(result)).encode()
     writers = {name: lambda handle, data=data: handle.write(data) for name, data in content.items()}
     files.publish(path.parent, writers)
-    if result.evidence is None:
+    if result.evidence is None and hosts.is_first():
         _evidence_path(path).unlink(missing_ok=True)  # of an earlier result, tied to nothing
     return dataclasses.replace(stored, result=result)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vaejax import hosts
 from vaejax.errors import UserError
 from vaejax.storage import checkpoint_files, files
 from vaejax.storage.checkpoint_files import Damaged
@@ -55,6 +56,8 @@ def open_saver(
     written again; whatever else has that number, or a higher one, is renamed aside: the
     run did not come from there.
 
+    Of several hosts the first one saves; on the others nothing is written.
+
     Args:
       folder: the run's checkpoints; made where it is missing, but the run's own folder above
         it must exist. The caller holds the run's lock.
@@ -65,6 +68,9 @@ def open_saver(
       UserError: a save failed (a full disk, a folder that is gone); where the body itself
         raises, its error is kept and the failed save is noted there.
     """
+    if not hosts.is_first():
+        yield Saver(lambda state: None, lambda: None, lambda: None)
+        return
     with contextlib.ExitStack() as stack:
         if pool is None:
             pool = stack.enter_context(

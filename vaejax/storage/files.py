@@ -1,4 +1,7 @@
-"""Writing files that a kill or a full disk cannot halve, one at a time or several together."""
+"""Writing files that a kill or a full disk cannot halve, one at a time or several together.
+
+Of several hosts the first one writes; on the others nothing here does anything.
+"""
 
 import contextlib
 import errno
@@ -14,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vaejax import hosts
 from vaejax.errors import UserError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -64,6 +68,8 @@ def require_writable(folder: pathlib.Path, names: Iterable[str]) -> None:
     Raises:
       UserError: one of the files could not be written.
     """
+    if not hosts.is_first():
+        return
     for path in (folder / name for name in names):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +117,8 @@ def write_atomically(
       UserError: `root` is gone, the disk is full or the folder not writable; `path` is as
         it was.
     """
+    if not hosts.is_first():
+        return
     try:
         make_folders(path.parent, root=root)
         temporary = _write_temporary(path, write)
@@ -135,6 +143,8 @@ def publish(folder: pathlib.Path, writers: Mapping[str, Writer]) -> None:
       UserError: `folder` is gone, the disk is full or the folder not writable; all files
         are as they were, unless a rename failed.
     """
+    if not hosts.is_first():
+        return
     temporaries: dict[pathlib.Path, pathlib.Path] = {}
     path = folder
     try:

@@ -16,6 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from vaejax import hosts
 from vaejax.errors import UserError
 from vaejax.storage import files
 from vaejax.storage.json_files import read_metrics as read_metrics  # callers know it from here
@@ -41,10 +42,14 @@ def metrics_writer(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWrite
     resumed run leaves the file of one that never stopped.
 
     Numbers that are not finite are null in metrics.jsonl, because JSON has no word for them.
+    Of several hosts the first one writes; what the others write goes nowhere.
 
     Raises:
       UserError: `workdir` is gone, the disk is full, or the metrics there are broken.
     """
+    if not hosts.is_first():
+        yield MetricsWriter(lambda at, values: None, lambda at, name, picture: None)
+        return
     path = workdir / "metrics.jsonl"
     kept = "".join(_line(row) for row in read_metrics(path) if row["step"] <= step)
     files.write_atomically(path, lambda handle: handle.write(kept.encode()), root=workdir)

@@ -12,6 +12,7 @@ from typing import Any
 import filelock
 
 from vaejax import config as config_lib
+from vaejax import hosts
 from vaejax.errors import UserError
 from vaejax.storage import json_files
 from vaejax.storage.files import cannot_write as cannot_write  # callers know these by this name
@@ -110,11 +111,15 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_config(workdir: pathlib.Path) -> config_lib.Config:
-    """The config of the run in `workdir`.
+    """The config of the run in `workdir`; of several hosts the first one reads it for all.
 
     Raises:
       UserError: there is no run, or its config is broken or no longer legal.
     """
+    return hosts.from_first(lambda: _read_config(workdir))
+
+
+def _read_config(workdir: pathlib.Path) -> config_lib.Config:
     path = workdir / CONFIG
     if not os.path.lexists(path):
         raise UserError(f"{workdir} holds no run (no {CONFIG}); train one there first")
@@ -152,7 +157,7 @@ def claim(workdir: pathlib.Path, config: config_lib.Config) -> bool:
     """
     path = workdir / CONFIG
     if os.path.lexists(path):
-        there = read_config(workdir)
+        there = _read_config(workdir)
         found = config_lib.differences(config, there)
         if found:
             raise UserError(

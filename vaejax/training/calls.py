@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array
 
-from vaejax import meshes
+from vaejax import hosts, meshes
 from vaejax.config import Config
 from vaejax.evaluation import validation
 from vaejax.storage import logging
@@ -68,7 +68,7 @@ def make_stepper(group: Group, program: Callable, configs: Config, images: Array
             setup.model,
             setup.data.validation.x,
             num_runs=group.rows if group.stacked else None,
-            mesh=group.mesh if group.stacked else None,
+            mesh=group.mesh if group.stacked or hosts.several() else None,
         )
     return Stepper(program, configs, images, validate, programs.make_best_updater(group))
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vaejax import meshes
+from vaejax import hosts, meshes
 from vaejax.errors import UserError
 from vaejax.storage import checkpoints, logging
 from vaejax.storage.checkpoints import Saver
@@ -130,7 +130,7 @@ def _loop(
 ) -> TrainState:
     """Calls the program until no run is active; every run's rows, pictures and checkpoints."""
     saved_at, waiting = time.monotonic(), []
-    pause = group.setup.config.training.checkpoint_seconds
+    pause, ask = group.setup.config.training.checkpoint_seconds, hosts.consensus(2)
 
     def settle(call: Call) -> tuple[dict[int, calls.Row], Any]:
         nonlocal begun
@@ -140,10 +140,13 @@ def _loop(
         calls.write_rows(members, call, found[0], tally, files.writers, around.report)
         return found
 
-    while tally.active.any() and not around.stopped():
+    while tally.active.any():
+        due_here = hosts.is_first() and time.monotonic() - saved_at >= pause
+        stopped, save_due = ask([around.stopped(), due_here])
+        if stopped:
+            break
         states, call = calls.start(group, stepper, states, tally)
         waiting.append(call)
-        save_due = time.monotonic() - saved_at >= pause
         now = save_due or calls.needs_states(group, call)
         while len(waiting) > 1:
             settle(waiting.pop(0))

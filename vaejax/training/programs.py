@@ -87,7 +87,7 @@ def _check(config: Config, data: splits.TrainingData, model: Model) -> None:
         raise UserError(f"config.objective.gradient: {problem}")
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
-    memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))
+    memory.check_parameters(needed, limit=memory.device_bytes(jax.local_devices()[0]))
 
 
 def make_group(
@@ -114,7 +114,7 @@ def _sharding(group: Group, *, shared: bool = False) -> NamedSharding:
 
 def place(group: Group, values: PyTree, *, shared: bool = False) -> PyTree:
     """Host arrays on the devices: spread over the leading axis, or whole on each."""
-    return jax.device_put(values, _sharding(group, shared=shared))
+    return meshes.put(values, _sharding(group, shared=shared))
 
 
 def stack(group: Group, rows: Sequence[PyTree]) -> PyTree:

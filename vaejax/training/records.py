@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from vaejax.evaluation import figures as plots
+from vaejax import hosts
 from vaejax.storage import logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import runs
@@ -49,14 +49,22 @@ def pictures_due(setup: Setup, step: int) -> bool:
 
 
 def write_pictures(setup: Setup, state: TrainState, writer: logging.MetricsWriter) -> None:
-    """Prior samples to TensorBoard."""
+    """Prior samples to TensorBoard; of several hosts the first one draws them."""
+    if not hosts.is_first():
+        return
+    from vaejax.evaluation import figures as plots  # matplotlib is not needed to begin
+
     means = runs.prior_means(setup.model, training.averaged_params(state))
     picture = plots.image_grid(means, setup.data.spec.shape, 8)
     writer.image(int(state.step), "samples", picture)
 
 
 def write_training_figures(setup: Setup, workdir: pathlib.Path, state: TrainState) -> None:
-    """Training curves and prior samples of a finished run."""
+    """Training curves and prior samples of a finished run, by the first host."""
+    if not hosts.is_first():
+        return
+    from vaejax.evaluation import figures as plots
+
     rows = logging.read_metrics(workdir / workdir_lib.METRICS)
     runs.write_figure(workdir, "training", plots.training_curves(rows))
     means = runs.prior_means(setup.model, training.evaluation_params(state))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import keys
+from vaejax import hosts, keys
 from vaejax.config import Config
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
@@ -36,10 +36,13 @@ class Trained(NamedTuple):
 def restore(workdir: pathlib.Path, like: TrainState, *, console: Console) -> TrainState | None:
     """The newest readable state of a run, or None where it has none yet.
 
+    Of several hosts the first one reads it, and tells the others.
+
     Raises:
       UserError: checkpoints that cannot be read, or of another model.
     """
-    state, damaged = checkpoints.restore(workdir / CHECKPOINTS, like)
+    path = workdir / CHECKPOINTS
+    state, damaged = hosts.from_first(lambda: checkpoints.restore(path, like))
     for warning in damaged:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
     return state

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from vaejax import meshes
+from vaejax import hosts, meshes
 from vaejax.config import Config
 from vaejax.errors import UserError
 from vaejax.storage import checkpoints, files
@@ -54,14 +54,14 @@ class Surroundings(NamedTuple):
 
     Attributes:
       console: where warnings, and a split for want of memory, are said.
-      stopped: tells when to save and return.
+      stopped: tells when to save and return; a number that is not 0 says why.
       report: called for every run after every scan.
       memory: bytes of one device to use; None: what is sensible.
       layout: the mesh of devices that is asked for.
     """
 
     console: Console
-    stopped: Callable[[], bool]
+    stopped: Callable[[], int]
     report: Report
     memory: int | None = None
     layout: meshes.Layout = meshes.BY_ITSELF
@@ -88,7 +88,11 @@ class Tally:
 
 
 def claim(members: Sequence[Run], stack: contextlib.ExitStack, console: Console) -> dict[str, str]:
-    """Locks every run's folder; returns why some cannot be had."""
+    """Locks every run's folder, on the first host; returns why some cannot be had."""
+    return hosts.from_first(lambda: _claim(members, stack, console))
+
+
+def _claim(members: Sequence[Run], stack: contextlib.ExitStack, console: Console) -> dict[str, str]:
     refused = {}
     for run in members:
         try:
@@ -104,7 +108,7 @@ def claim(members: Sequence[Run], stack: contextlib.ExitStack, console: Console)
 
 def forget_unstarted(members: Sequence[Run]) -> None:
     """Frees the folders of runs that never began to train: another config may go there."""
-    for run in members:
+    for run in members if hosts.is_first() else ():
         if checkpoints.steps(run.workdir / runs.CHECKPOINTS):
             continue
         if (run.workdir / workdir_lib.METRICS).exists():
@@ -141,7 +145,8 @@ def make_tally(group: Group, members: Sequence[Run], states: Sequence[TrainState
     active, seconds = np.zeros(group.rows, bool), np.zeros(group.rows)
     for index, run in enumerate(members):
         active[index] = not finished(group, step[index], stale[index])
-        seconds[index] = records.seconds_spent(run.workdir, int(step[index]))
+        if hosts.is_first():
+            seconds[index] = records.seconds_spent(run.workdir, int(step[index]))
     return Tally(step, stale, step.copy(), active, seconds, {})
 
 
@@ -179,7 +184,8 @@ def runs_with_open_files(count: int, console: Console) -> int:
 def runs_that_fit(group: Group, program: Any, around: Surroundings) -> int:
     """How many runs to train at a time; says so where it is not all of them."""
     count, needed = len(group.configs), memory_lib.program_bytes(program)
-    limit = memory_lib.device_bytes(jax.devices()[0], sharers=group.mesh.size)
+    sharers = group.mesh.size // jax.process_count()
+    limit = memory_lib.device_bytes(jax.local_devices()[0], sharers=sharers)
     if count == 1:
         memory_lib.check_training(program, group.setup.config, limit=limit)
         return 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import meshes
+from vaejax import hosts, meshes
 from vaejax.config import Config
 from vaejax.errors import Stopped, UserError
 from vaejax.storage import checkpoints, logging
@@ -32,15 +32,15 @@ def train(
     Raises:
       UserError: bad config or data, a workdir of another config or in use by another
         trainer, a full disk, or a loss that is no longer finite.
-      Stopped: SIGTERM or SIGINT came; what was trained is saved.
+      Stopped: SIGTERM or SIGINT came, to any of the hosts; what was trained is saved.
     """
     config = config_lib.validated(config)
     with stop_signal() as signal_came:
         outcome = _train(config, workdir, console, signal_came, layout)
         if outcome.error is not None:
             raise UserError(outcome.error)
-        number = signal_came()
-        if number is not None:
+        number = int(hosts.largest([signal_came() or 0])[0])
+        if number:
             console.print(f"stopped at step {int(outcome.state.step):,}; run again to resume")
             raise Stopped(number)
     return outcome.state
@@ -60,7 +60,7 @@ def _train(
     with logging.progress(console, "train", unit="examples", **examples) as show:
         around = Surroundings(
             console=console,
-            stopped=lambda: signal_came() is not None,
+            stopped=lambda: signal_came() or 0,
             report=lambda name, done, text: show(done, text),
             layout=layout,
         )
