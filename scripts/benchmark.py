@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 from absl import flags
 
 from vaejax.errors import unknown
@@ -20,6 +21,13 @@ from benchmarks import bounds as benchmark  # noqa: E402
 
 OUT = flags.DEFINE_string("out", "benchmark.json", "where the JSON goes")
 ONLY = flags.DEFINE_string("only", None, "one case instead of all")
+
+
+def machine():
+    """What the numbers were measured on."""
+    device = jax.devices()[0]
+    name = f"{jax.device_count()} x {device.platform} ({device.device_kind})"
+    return {"device": name, "jax": jax.__version__}
 
 
 def run_case(name):
@@ -39,7 +47,7 @@ def main(console):
     names = [*benchmark.CASES, *benchmark.MEMORY_CASES]
     if ONLY.value is not None and ONLY.value not in names:
         raise unknown("--only", ONLY.value, names)
-    results = {"machine": benchmark.machine()}
+    results = {"machine": machine()}
     for name in [ONLY.value] if ONLY.value else names:
         results[name] = run_case(name)
         text = ", ".join(f"{key} {value:,.3g}" for key, value in results[name].items())
