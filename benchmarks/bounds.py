@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks import products
 from vaejax import config as config_lib
-from vaejax import schema
 from vaejax.config import Config, Objective, Training
 from vaejax.config import Model as ModelConfig
 from vaejax.evaluation import mapping, per_example
