@@ -178,7 +178,8 @@ def evaluate(
     Args:
       run: of `load` or `train`.
       split: "train", "validation" or "test".
-      num_samples, seed: K, and the seed of the samples; None: the config's.
+      num_samples: K; None: that of the config.
+      seed: of the samples; None: that of the config.
 
     Raises:
       UserError: an unknown or empty split, or a budget out of range.
