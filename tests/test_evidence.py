@@ -39,6 +39,7 @@ MODELS = {
     "linear": evidence_models.linear,
     "mixture": evidence_models.mixture,
     "two_layers": evidence_models.two_layers,
+    "discrete": evidence_models.discrete,
 }
 
 
@@ -156,7 +157,7 @@ def test_the_95_percent_intervals_cover_as_they_say(which, name):
 def test_contract(name):
     """Labels, problems and per-example results, for every module of the registry."""
     module = evidence.ESTIMATORS[name]
-    model, params, x = _problem("linear")
+    model, params, x = _problem("discrete" if name == "enumeration" else "linear")
     config = _config(name)
     assert dataclasses.is_dataclass(config)
     assert module.problems(config, model=model, num_latents=2, num_samples=40) == []
@@ -189,7 +190,14 @@ def test_contract(name):
 def test_only_one_estimate_of_each_rank_may_stand_for_log_p():
     ranks = [module.JUDGE for module in evidence.ESTIMATORS.values() if module.JUDGE is not None]
     assert len(set(ranks)) == len(ranks)
-    assert evidence.by_trust() == ["exact", "quadrature", "annealed", "smc", "importance"]
+    assert evidence.by_trust() == [
+        "exact",
+        "enumeration",
+        "quadrature",
+        "annealed",
+        "smc",
+        "importance",
+    ]
 
 
 def test_problems_say_what_to_use_instead():

@@ -44,7 +44,12 @@ def _of_objective(config: Any) -> list[str]:
     if found:
         return found
     estimator = gradients.GRADIENTS[objective.gradient]
-    wrong = gradients.refusals(objective.gradient, objective.bound, objective.inference_bound)
+    wrong = gradients.refusals(
+        objective.gradient,
+        objective.bound,
+        objective.inference_bound,
+        num_samples=objective.num_samples,
+    )
     reason = gradients.bias(objective.gradient, objective.inference_bound or objective.bound)
     if reason and not objective.allow_biased:
         wrong.append(f"{reason}, or set objective.allow_biased=true")

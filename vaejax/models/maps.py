@@ -59,6 +59,11 @@ def on_grid(make: Callable[[int], Family], latents: Shape) -> Family:
     """
     if len(latents) == 1:
         return make(latents[0])
+    if make(math.prod(latents)).support.values == "one_of":
+        raise UserError(
+            "downsampling: a choice of one of several classes has no place on a map; use "
+            "posterior=bernoulli, or downsampling=0"
+        )
     per_latent, rest = divmod(math.prod(make(2).outputs), 2)
     if rest:
         raise UserError(
