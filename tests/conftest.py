@@ -24,6 +24,7 @@ NUMERICS = (
     "test_numerics",
     "test_oracle",
     "test_pareto",
+    "test_sumo",
     "test_top_down",
 )
 SUITE = os.environ.get("VAEJAX_SUITE", "all")
