@@ -11,12 +11,13 @@ from vaejax import schema
 from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.laboratory import run as gradient_run
+from vaejax.laboratory import settings as settings_lib
 
 cli.define_config("")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a trained run")
 OUT = flags.DEFINE_string("out", None, "with --config: folder for the results")
 ESTIMATORS = flags.DEFINE_string(
-    "estimators", gradient_run.DEFAULT_PAIRS, "bound:estimator pairs, comma-separated, or all"
+    "estimators", None, "bound:estimator pairs, comma-separated, or all; none: the usual ones"
 )
 NUM_SAMPLES = flags.DEFINE_list("num_samples", ["1", "5", "50", "500"], "every K")
 NUM_DRAWS = flags.DEFINE_integer("num_draws", 400, "gradients drawn for each pair and K")
@@ -42,13 +43,16 @@ def main(console):
     if WORKDIR.value is not None and (flags.FLAGS.config or given):
         flag = "--config" if flags.FLAGS.config else given[0]
         raise UserError(f"{flag}: the run in --workdir has a config of its own; leave it out")
-    pairs, numbers = gradient_run.parse_pairs(ESTIMATORS.value), (NUM_DRAWS, NUM_EXAMPLES, SEED)
-    settings = gradient_run.Settings(pairs, _sizes(), *(n.value for n in numbers), SPLIT.value)
+    text, numbers = ESTIMATORS.value, (NUM_DRAWS, NUM_EXAMPLES, SEED)
+    pairs = None if text is None else settings_lib.parse_pairs(text)
+    settings = settings_lib.Settings(
+        pairs, _sizes(), *(n.value for n in numbers), SPLIT.value, only_possible=text == "all"
+    )
     out = cli.path("out" if WORKDIR.value is None else "workdir")
     if WORKDIR.value is not None:
         result = gradient_run.measure_run(out, settings, console=console)
     else:
-        gradient_run.check_overrides(cli.overrides())
+        settings_lib.check_overrides(cli.overrides())
         result = gradient_run.measure_config(cli.config(), out, settings, console=console)
     console.print(gradient_run.table(result))
     for line in gradient_run.summary_lines(result):

@@ -11,6 +11,7 @@ import tempfile
 NUMERICS = (
     "test_bounds",
     "test_convolutions",
+    "test_discrete",
     "test_distributions",
     "test_evaluation",
     "test_evidence",
@@ -23,6 +24,7 @@ NUMERICS = (
     "test_numerics",
     "test_oracle",
     "test_pareto",
+    "test_sumo",
     "test_top_down",
 )
 SUITE = os.environ.get("VAEJAX_SUITE", "all")
@@ -45,7 +47,8 @@ import pytest
 
 # Shapes in signatures are checked at run time, and an accidental broadcast is an error.
 _PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
-_PARTS += ("linear_gaussian", "maps", "networks", "pixels", "sites", "top_down")
+_PARTS += ("discrete", "linear_gaussian", "maps", "networks", "pixels", "sites", "supports")
+_PARTS += ("top_down",)
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
 jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -251,6 +254,25 @@ MODELS = {
         "likelihood": "discretized_logistic_mixture(num_components=2)",
     },
     "categorical": {"latent_dims": (1,), "encoder": "linear", "likelihood": "categorical"},
+    "belief_network": {
+        "latent_dims": (3, 2),
+        "encoder": "mlp(hidden_dims=(4,)), linear",
+        "posterior": "bernoulli",
+        "prior": "bernoulli",
+    },
+    "autoregressive_bernoulli": {
+        "latent_dims": (3,),
+        "encoder": "linear",
+        "posterior": "bernoulli",
+        "prior": "autoregressive_bernoulli(hidden_dims=())",
+    },
+    "choices": {
+        "latent_dims": (4, 4),
+        "encoder": "linear",
+        "posterior": "categorical(num_classes=2)",
+        "prior": "categorical(num_classes=2)",
+        "hierarchy": "top_down(features=2)",
+    },
 }
 """Models at a size for tests; together they hold every part of every registry."""
 MODEL_NAMES = tuple(MODELS)

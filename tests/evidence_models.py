@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from conftest import model_config
+from conftest import model_config, perturbed
 
 from vaejax.models import latent_variable, latents, linear_gaussian
 from vaejax.types import DataSpec
@@ -66,6 +66,18 @@ def two_layers():
         output = encoder["params"]["Dense_1"]
         output["bias"] = output["bias"].at[1].add(0.2)
     return model, params
+
+
+def discrete():
+    """A sigmoid belief network of 3 + 2 latents, away from its start."""
+    config = model_config(
+        latent_dims=(3, 2),
+        encoder="mlp(hidden_dims=(4,)), linear",
+        posterior="bernoulli",
+        prior="bernoulli",
+    )
+    model = latent_variable.build(config, DataSpec((6,), None))
+    return model, perturbed(jax.jit(model.init)(jax.random.key(3)), jax.random.key(4), 0.7)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count"))

@@ -42,9 +42,14 @@ def _variants(registry):
 QUICK = ("mixture-", "vamp-", "iaf-")  # in two dimensions
 
 
+DISCRETE = ("bernoulli", "categorical", "autoregressive_bernoulli")  # tests/test_discrete.py
+
+
 def _cases(registry):
-    """Every part in one and in two dimensions."""
+    """Every part with a density in one and in two dimensions."""
     for name, options in _variants(registry):
+        if name in DISCRETE:
+            continue
         kind = f"{name}-{options.get('kind', '')}"
         for size in (1, 2):
             slow = () if size == 2 and kind in QUICK else pytest.mark.slow

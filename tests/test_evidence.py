@@ -50,7 +50,7 @@ def _config(name, **changes):
 
 @functools.cache
 def _problem(which):
-    model, params = MODELS[which]()
+    model, params = (MODELS | {"discrete": evidence_models.discrete})[which]()
     x = evidence_models.simulate(params, jax.random.key(1), model=model, count=NUM_EXAMPLES)
     return model, params, x
 
@@ -156,7 +156,7 @@ def test_the_95_percent_intervals_cover_as_they_say(which, name):
 def test_contract(name):
     """Labels, problems and per-example results, for every module of the registry."""
     module = evidence.ESTIMATORS[name]
-    model, params, x = _problem("linear")
+    model, params, x = _problem("discrete" if name == "enumeration" else "linear")
     config = _config(name)
     assert dataclasses.is_dataclass(config)
     assert module.problems(config, model=model, num_latents=2, num_samples=40) == []
@@ -205,7 +205,14 @@ def test_float64_models_have_float64_estimates(name, x64):
 def test_only_one_estimate_of_each_rank_may_stand_for_log_p():
     ranks = [module.JUDGE for module in evidence.ESTIMATORS.values() if module.JUDGE is not None]
     assert len(set(ranks)) == len(ranks)
-    assert evidence.by_trust() == ["exact", "quadrature", "annealed", "smc", "importance"]
+    assert evidence.by_trust() == [
+        "exact",
+        "enumeration",
+        "quadrature",
+        "annealed",
+        "smc",
+        "importance",
+    ]
 
 
 def test_problems_say_what_to_use_instead():

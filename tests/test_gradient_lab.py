@@ -17,7 +17,9 @@ from vaejax import config as config_lib
 from vaejax.errors import UserError
 from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import run as gradient_run
+from vaejax.laboratory import settings as settings_lib
 from vaejax.laboratory.draws import Moments, Pair
+from vaejax.laboratory.settings import Settings
 from vaejax.models import linear_gaussian
 from vaejax.objectives import bounds, gradients
 
@@ -77,9 +79,7 @@ def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("gradients")
     config = small_config(**LINEAR | {"model__latent_dims": (2,)})
     pairs = "iwae:pathwise,iwae:doubly_reparameterized,iwae:stl"
-    settings = gradient_run.Settings(
-        gradient_run.parse_pairs(pairs), (2, 32), num_draws=200, num_examples=4
-    )
+    settings = Settings(settings_lib.parse_pairs(pairs), (2, 32), num_draws=200, num_examples=4)
     return out, gradient_run.measure_config(config, out, settings, console=QUIET)
 
 
@@ -127,15 +127,15 @@ def test_laboratory_writes_json_a_figure_and_a_table(result):
 )
 def test_bad_pairs_are_named(text, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        gradient_run.parse_pairs(text)
+        settings_lib.parse_pairs(text)
 
 
 def test_all_means_every_pair_that_can_be():
-    pairs = gradient_run.parse_pairs("all")
+    pairs = settings_lib.parse_pairs("all")
     labels = [pair.label for pair in pairs]
     assert "cubo(order=2.0):doubly_reparameterized" in labels
     assert "iwae:closed_form_kl" not in labels
-    first, second = gradient_run.parse_pairs("renyi(alpha=0.25):stl,elbo:stl")
+    first, second = settings_lib.parse_pairs("renyi(alpha=0.25):stl,elbo:stl")
     assert first.label == "renyi(alpha=0.25):stl"
     assert second == Pair(bounds.parse("elbo"), "stl")
 
@@ -181,9 +181,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
 
 
 def _measured(config, out):
-    settings = gradient_run.Settings(
-        gradient_run.parse_pairs("elbo:stl"), (1,), num_draws=40, num_examples=2
-    )
+    settings = Settings(settings_lib.parse_pairs("elbo:stl"), (1,), num_draws=40, num_examples=2)
     return gradient_run.measure_config(config, out, settings, console=QUIET)["rows"][0]["phi"]
 
 

@@ -14,8 +14,7 @@ from run_script import run_script
 
 from vaejax.errors import UserError
 from vaejax.evaluation import pictures
-from vaejax.models import latent_variable, priors, temperature
-from vaejax.models.distributions import Bernoulli
+from vaejax.models import latent_variable, priors, supports, temperature
 from vaejax.models.flows import Flow
 from vaejax.models.mixtures import Mixture, NormalMixture
 from vaejax.runs import sample as sample_run
@@ -32,6 +31,11 @@ OPTIONS = {
     "vamp": {"num_components": 3},
     "coupling": {"num_layers": 2, "hidden_dims": (4,)},
     "autoregressive": {"hidden_dims": (4,)},
+}
+DISCRETE = ("bernoulli", "categorical", "autoregressive_bernoulli")
+DISCRETE_OPTIONS = {
+    "categorical": {"num_classes": 2},
+    "autoregressive_bernoulli": {"hidden_dims": ()},
 }
 
 
@@ -55,7 +59,7 @@ def _colder(distribution, key, cold):
     return distribution.mean + COLD * (z - distribution.mean)
 
 
-@pytest.mark.parametrize("name", priors.PRIORS)
+@pytest.mark.parametrize("name", [name for name in priors.PRIORS if name not in DISCRETE])
 def test_temperature_multiplies_the_noise_of_every_prior(name):
     """And what it makes is normalised: quadrature on a grid of 0.05 over [-6, 6]^2."""
     axis = np.linspace(-6.0, 6.0, 241)
@@ -120,8 +124,31 @@ def test_normals_and_mixtures_have_the_covariance_of_a_temperature():
 
 
 def test_a_distribution_without_a_temperature_is_refused():
-    with pytest.raises(UserError, match="--temperature: a prior of Bernoulli knows none"):
-        temperature.tempered(Bernoulli(jnp.zeros(3)), 0.5)
+    with pytest.raises(UserError, match="--temperature: a prior of Gamma knows none"):
+        temperature.tempered(dist.Gamma(jnp.ones(3)), 0.5)
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_temperature_divides_the_logits_of_discrete_priors(name):
+    """p(z; T) is p(z)^(1 / T), normalised, of every value given those before it."""
+    prior = priors.PRIORS[name](2, DataSpec((2,), None), **DISCRETE_OPTIONS.get(name, {}))
+    made = prior.distribution(perturbed(prior.init(jax.random.key(0)), jax.random.key(1)), None)
+    states = [
+        supports.state(prior.support, 2, jnp.asarray(n))
+        for n in range(supports.num_states(prior.support, 2))
+    ]
+    log_probs = {
+        t: [float(temperature.tempered(made, t).log_prob(z)) for z in states] for t in (1.0, 0.5)
+    }
+    np.testing.assert_allclose(np.exp(log_probs[0.5]).sum(), 1.0, rtol=1e-5)
+    if name != "autoregressive_bernoulli":
+        squared = np.exp(2 * np.array(log_probs[1.0]))
+        np.testing.assert_allclose(np.exp(log_probs[0.5]), squared / squared.sum(), rtol=1e-4)
+        return
+    given = {z1: np.array([log_probs[0.5][z1 + 2 * z2] for z2 in (0, 1)]) for z1 in (0, 1)}
+    for z1, own in given.items():
+        plain = np.exp(2 * np.array([log_probs[1.0][z1 + 2 * z2] for z2 in (0, 1)]))
+        np.testing.assert_allclose(np.exp(own) / np.exp(own).sum(), plain / plain.sum(), rtol=1e-4)
 
 
 def test_great_circles_begin_end_and_keep_their_length():

@@ -74,13 +74,28 @@ class Objective:
 @schema.register
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Adam (Kingma and Ba 2015) and its learning-rate schedule."""
+    """Adam (Kingma and Ba 2015), its learning-rate schedule, and what it does not follow."""
 
     learning_rate: float = field(1e-3, "base rate", low=0.0, traced=True)
     b1: float = field(0.9, "decay of the first moment", low=0.0, below=1.0, traced=True)
     b2: float = field(0.999, "decay of the second moment", low=0.0, below=1.0, traced=True)
     eps: float = field(1e-8, "added to the root of the second moment", low=0.0, traced=True)
     second_moment_init: float = field(0.0, "second moments start here", low=0.0, traced=True)
+    weight_decay: float | None = field(
+        None,
+        "AdamW: every parameter shrinks by rate times this a step; None: off",
+        low=0.0,
+        traced=True,
+    )
+    clip_norm: float | None = field(
+        None, "longer gradients are cut to this global norm; None: off", low=1e-6, traced=True
+    )
+    skip_norm: float | None = field(
+        None,
+        "steps whose gradient is longer, or not finite, are skipped and counted; None: off",
+        low=1e-6,
+        traced=True,
+    )
     schedule: Literal["constant", "cosine", "staged"] = field("constant", "rate over time")
     final_scale: float = field(0.0, "cosine: last rate / base rate", low=0.0, traced=True)
     stage_epochs: tuple[int, ...] = field((), "staged: epochs of each stage", low=1, high=2**31 - 1)

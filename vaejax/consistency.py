@@ -10,7 +10,7 @@ from vaejax.objectives import bounds, gradients
 def problems(config: Any) -> list[str]:
     """Everything that does not go together in a `config.Config` whose values are legal each."""
     found = latent_variable.problems(config.model) or _of_dataset(config)
-    found += _of_objective(config) + _of_schedule(config)
+    found += _of_objective(config) + _of_schedule(config) + _of_norms(config)
     validated = config.dataset.num_validation or config.dataset.validation_split
     if config.training.patience is not None and not validated:
         found.append("training.patience: early stopping needs dataset.num_validation >= 1, got 0")
@@ -44,7 +44,12 @@ def _of_objective(config: Any) -> list[str]:
     if found:
         return found
     estimator = gradients.GRADIENTS[objective.gradient]
-    wrong = gradients.refusals(objective.gradient, objective.bound, objective.inference_bound)
+    wrong = gradients.refusals(
+        objective.gradient,
+        objective.bound,
+        objective.inference_bound,
+        num_samples=objective.num_samples,
+    )
     reason = gradients.bias(objective.gradient, objective.inference_bound or objective.bound)
     if reason and not objective.allow_biased:
         wrong.append(f"{reason}, or set objective.allow_biased=true")
@@ -60,6 +65,16 @@ def _of_objective(config: Any) -> list[str]:
             f"{objective.gradient!r}; use closed_form_kl"
         )
     return found
+
+
+def _of_norms(config: Any) -> list[str]:
+    clip, skip = config.optimizer.clip_norm, config.optimizer.skip_norm
+    if clip is None or skip is None or clip < skip:
+        return []
+    return [
+        f"optimizer.clip_norm: has no effect, steps with a gradient above optimizer.skip_norm="
+        f"{skip:g} are skipped; set it below that, got {clip:g}"
+    ]
 
 
 def _of_schedule(config: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
@@ -55,14 +55,32 @@ def unchanged(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x
 
 
+class Support(NamedTuple):
+    """Which vectors the latents of a layer may be; see `models.supports`.
+
+    Attributes:
+      values: "real": all; "binary": 0 or 1 in each value; "one_of": groups of values, in each of
+        which one is 1 and the others are 0.
+      num_classes: size of those groups; 0 without them.
+    """
+
+    values: Literal["real", "binary", "one_of"] = "real"
+    num_classes: int = 0
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether there are finitely many: then z has no derivatives, and no path leads to it."""
+        return self.values != "real"
+
+
 class Model(NamedTuple):
     """A latent-variable model p(x, z) with its encoder q(z|x), for one example.
 
     Attributes:
       init: `(key) -> params`.
       prior: `(params) -> Distribution` of z, p(z).
-      posterior: `(params, x) -> Distribution` of z, q(z|x), reparameterised. It may use theta
-        too; gradient estimators tell its view of `params` from that of the other two.
+      posterior: `(params, x) -> Distribution` of z, q(z|x), reparameterised where z is real. It may
+        use theta too; gradient estimators tell its view of `params` from that of the other two.
       likelihood: `(params, z) -> Distribution` of x, p(x|z); it has a `mean`.
       kl_groups: `(params, x) -> [G]`, KL(q(z|x) || p(z)) in closed form, one number for each
         group of latents that both keep independent (a sum of them is the KL), or None.
@@ -73,6 +91,7 @@ class Model(NamedTuple):
         model takes both. For loops over examples or samples, where p(z) is made of encoders.
       density_steps: how many network passes, one after another, log q(z|x) takes at a z that
         q did not draw itself.
+      support: which latents there are, in every layer.
     """
 
     init: Callable[[PRNGKeyArray], Params]
@@ -84,6 +103,7 @@ class Model(NamedTuple):
     intensities: Callable[[Float[Array, "..."]], Float[Array, "..."]] = unchanged
     prepare: Callable[[Params], Params] = lambda params: params
     density_steps: int = 1
+    support: Support = Support()
 
 
 class LogTerms(NamedTuple):

@@ -13,8 +13,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vaejax.models import latents, temperature
-from vaejax.types import Latent, Model, Params
+from vaejax.models import latents, supports, temperature
+from vaejax.types import Latent, Model, Params, Support
 
 _AT_ONCE = 64  # pictures in memory together
 _QUANTILES = (0.01, 0.99)  # of the prior, between which a traversal goes
@@ -90,6 +90,13 @@ def between(
     return jnp.where(is_straight, (1.0 - share) * start + share * end, circle)
 
 
+def _turn(size: int, support: Support) -> Float[np.ndarray, "Z"]:
+    """At what share of the way each discrete latent changes; those of one choice together."""
+    together = support.num_classes or 1
+    count = size // together
+    return np.repeat((np.arange(count) + 0.5) / count, together)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "num_steps"))
 def interpolations(
     params: Params,
@@ -103,7 +110,7 @@ def interpolations(
     """E[x|z] on the way from a z ~ q(z|start) to a z ~ q(z|end), layer by layer, see `between`.
 
     Samples, because they lie where the decoder was trained, and every q has them; a flow has
-    no mean.
+    no mean. Discrete latents change from the one to the other one by one.
     """
     shares = jnp.linspace(0.0, 1.0, num_steps)
 
@@ -112,9 +119,13 @@ def interpolations(
         sides = zip(ends, jax.random.split(key), strict=True)
         first, last = [model.posterior(params, x).sample(own) for x, own in sides]
 
+        def layer(share, a, b):
+            if model.support.is_discrete:
+                return jnp.where(_turn(a.shape[0], model.support) < share, b, a)
+            return between(a, b, share)
+
         def at(share):
-            layer = lambda a, b: between(a, b, share)  # noqa: E731
-            return _mean(params, jax.tree.map(layer, first, last), model)
+            return _mean(params, jax.tree.map(functools.partial(layer, share), first, last), model)
 
         return jax.lax.map(at, shares, batch_size=_AT_ONCE)
 
@@ -155,7 +166,8 @@ def traversals(
     """E[x|z] where one unit of a z ~ q(z|x) goes through its range, the others standing still.
 
     The range: `num_steps` values from the unit's 1% to its 99% quantile among 1,000 draws of the
-    prior at the temperature. In a hierarchy the other layers stand still too.
+    prior at the temperature. In a hierarchy the other layers stand still too. A discrete unit is 0
+    on the lower half of it and 1 on the upper one.
     """
     z_key, prior_key = jax.random.split(key)
     params = model.prepare(params)
@@ -169,7 +181,8 @@ def traversals(
 
     def at(pair):
         unit, value = pair
-        return _mean(params, unravel(z.at[unit].set(value)), model)
+        moved = supports.with_unit(model.support, z, unit, value)
+        return _mean(params, unravel(moved), model)
 
     each = (jnp.repeat(units, num_steps), values.reshape(-1))
     means = jax.lax.map(at, each, batch_size=_AT_ONCE)

@@ -66,6 +66,8 @@ class Protocol:
         values than a mass, and no two of them compare.
       num_dims: D where log p(x) is the log mass of D whole numbers, and bits per dimension are
         given; None elsewhere.
+      skipped_steps: how many of the trained steps were skipped, for their gradients were too long
+        or not finite; None where the run skips none.
     """
 
     dataset: str
@@ -90,6 +92,7 @@ class Protocol:
     device: str
     values: str = "not stated"
     num_dims: int | None = None
+    skipped_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vaejax import numerics
 from vaejax.evidence import diagnostics
-from vaejax.models import latents
+from vaejax.models import latents, supports
 from vaejax.objectives import importance
 from vaejax.schema import field
 from vaejax.types import Model, Params
@@ -70,6 +70,16 @@ class Elbos(NamedTuple):
 
     encoder: Float[Array, "*N 2"]
     best: dict[str, Float[Array, "*N 2"]]
+
+
+def problems(model: Model) -> list[str]:
+    """Where normals over the latents are no family of q."""
+    if not model.support.is_discrete:
+        return []
+    return [
+        f"the best q of a family is sought among normals, and these latents are "
+        f"{supports.described(model.support)}; leave it out, and use enumeration for log p(x)"
+    ]
 
 
 def start(

@@ -37,10 +37,16 @@ class Pair(NamedTuple):
         """The estimator itself."""
         return gradients.GRADIENTS[self.estimator]
 
-    @property
-    def reference(self) -> "Pair":
+    def reference(self, model: Model) -> "Pair":
         """The pair known to be unbiased that this one is compared with; may be itself."""
-        return Pair(self.bound, self.record.reference)
+        name = self.record.reference
+        if model.support.is_discrete and gradients.GRADIENTS[name].needs_path:
+            name = gradients.WITHOUT_PATH
+        return Pair(self.bound, name)
+
+    def reference_samples(self, model: Model) -> int:
+        """The fewest samples K with which it and its reference can be drawn."""
+        return max(self.record.min_samples, self.reference(model).record.min_samples)
 
 
 class Moments(NamedTuple):
@@ -105,7 +111,7 @@ def draw_moments(
 
     All pairs share the keys of draw n, and so do their references.
     """
-    needed = list(dict.fromkeys([*pairs, *(pair.reference for pair in pairs)]))
+    needed = list(dict.fromkeys([*pairs, *(pair.reference(model) for pair in pairs)]))
     zeros = jax.tree.map(jnp.zeros_like, params)
 
     def draw(moments, step):
@@ -116,7 +122,7 @@ def draw_moments(
         }
         updated = {}
         for pair, old in moments.items():
-            difference = jax.tree.map(jnp.subtract, drawn[pair], drawn[pair.reference])
+            difference = jax.tree.map(jnp.subtract, drawn[pair], drawn[pair.reference(model)])
             own = add_draw(count, old.mean, old.square, drawn[pair])
             paired = add_draw(count, old.difference_mean, old.difference_square, difference)
             updated[pair] = Moments(*own, *paired)

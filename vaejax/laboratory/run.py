@@ -2,8 +2,8 @@
 
 import pathlib
 import time
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,119 +12,25 @@ from rich.console import Console
 from rich.table import Table
 
 from vaejax import config as config_lib
-from vaejax import keys, parts
+from vaejax import keys
 from vaejax.config import Config
 from vaejax.data import splits
-from vaejax.errors import UserError, shown, unknown
+from vaejax.errors import UserError, shown
 from vaejax.evaluation import mapping
 from vaejax.laboratory import draws as gradient_lab
 from vaejax.laboratory import figures as gradient_plots
+from vaejax.laboratory import settings as settings_lib
 from vaejax.laboratory.draws import Pair
+from vaejax.laboratory.settings import Settings
 from vaejax.models import latent_variable
-from vaejax.objectives import bounds, gradients, requirements
 from vaejax.storage import files
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory, runs
 from vaejax.training import step as training
 from vaejax.types import Model, Params
 
-DEFAULT_PAIRS = (
-    "elbo:pathwise,elbo:stl,iwae:pathwise,iwae:doubly_reparameterized,iwae:stl,"
-    "iwae:wake_phi,iwae:doubly_reparameterized_wake_phi"
-)
 RESULT = "gradients.json"
 _TIMED = 5
-_USED_SECTIONS = ("dataset", "model")
-_USED_KEYS = ("seed", "training.start_from")
-
-
-class Settings(NamedTuple):
-    """What is measured.
-
-    Attributes:
-      pairs: bounds with estimators.
-      num_samples: every K.
-      num_draws: gradients drawn of each pair and K.
-      num_examples: first examples of the split, in one gradient.
-      seed: of the draws.
-      split: of the data.
-    """
-
-    pairs: tuple[Pair, ...]
-    num_samples: tuple[int, ...]
-    num_draws: int = 400
-    num_examples: int = 8
-    seed: int = 0
-    split: str = "test"
-
-
-def parse_pairs(text: str) -> tuple[Pair, ...]:
-    """The pairs of "bound:estimator,...", or every pair of the registries for "all".
-
-    Raises:
-      UserError: no such bound, option or estimator, or a pair that cannot be.
-    """
-    if text.strip() == "all":
-        every = [Pair(bounds.parse(b), e) for b in bounds.BOUNDS for e in gradients.GRADIENTS]
-        return tuple(pair for pair in every if not _refusals(pair))
-    found = []
-    for item in parts.split(text):
-        bound, colon, estimator = item.rpartition(":")
-        if not colon:
-            raise UserError(f"--estimators: needs bound:estimator, got {item!r}")
-        part = bounds.parse(bound, path="--estimators")
-        if estimator not in gradients.GRADIENTS:
-            raise unknown("--estimators", estimator, gradients.GRADIENTS)
-        pair = Pair(part, estimator)
-        if _refusals(pair):
-            raise UserError(f"--estimators: {item}: {_refusals(pair)[0]}")
-        found.append(pair)
-    if not found:
-        raise UserError("--estimators: needs at least one bound:estimator, got none")
-    return tuple(dict.fromkeys(found))
-
-
-def _refusals(pair: Pair) -> list[str]:
-    return gradients.refusals(pair.estimator, pair.bound, None)
-
-
-def check(settings: Settings, model: Model) -> None:
-    """Every pair at every K, before anything is compiled. Raises UserError."""
-    low = gradient_lab.NUM_BLOCKS * 2
-    _check_number("--num_draws", settings.num_draws, low)
-    if settings.num_draws % gradient_lab.NUM_BLOCKS:
-        several = f"a multiple of {gradient_lab.NUM_BLOCKS}"
-        raise UserError(f"--num_draws: must be {several}, got {settings.num_draws}")
-    if not settings.num_samples:
-        raise UserError("--num_samples: needs at least one K, got none")
-    _check_number("--seed", settings.seed, 0)
-    for num_samples in settings.num_samples:
-        _check_number("--num_samples", num_samples, 1)
-        for pair in settings.pairs:
-            for problem in bounds.problems(pair.bound, num_samples=num_samples):
-                raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
-    for pair in settings.pairs:
-        for problem in requirements.problems(pair.estimator, model):
-            raise UserError(f"--estimators: {pair.label}: {problem}; or leave it out")
-
-
-def _check_number(flag: str, value: int, low: int) -> None:
-    if not low <= value < 2**31:
-        raise UserError(f"{flag}: must be in {low}..{2**31 - 1}, got {shown(value)}")
-
-
-def check_overrides(paths: Collection[str]) -> None:
-    """Refuses overrides of a config that change nothing here. Raises UserError.
-
-    What is measured is the gradient of a bound at given parameters: it depends on data, model,
-    seed and start, and neither on the objective nor on the optimiser of the config.
-    """
-    for path in paths:
-        if path.partition(".")[0] not in _USED_SECTIONS and path not in _USED_KEYS:
-            raise UserError(
-                f"--config.{path}: has no effect on gradients at given parameters; leave it out "
-                f"(used: {', '.join([*(f'{name}.*' for name in _USED_SECTIONS), *_USED_KEYS])})"
-            )
 
 
 def measure_run(workdir: pathlib.Path, settings: Settings, *, console: Console) -> dict[str, Any]:
@@ -136,7 +42,7 @@ def measure_run(workdir: pathlib.Path, settings: Settings, *, console: Console) 
     config = workdir_lib.read_config(workdir)
     held_out = splits.held_out(config, settings.split)
     trained = runs.load_run(workdir, held_out.shape, console=console)
-    check(settings, trained.model)
+    settings = settings_lib.resolved(settings, trained.model)
     params = training.evaluation_params(trained.state)
     return _measure(config, trained.model, params, held_out, settings, workdir, console=console)
 
@@ -153,7 +59,7 @@ def measure_config(
     data = splits.training_data(config)
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
     model = latent_variable.build(config.model, data.spec)
-    check(settings, model)
+    settings = settings_lib.resolved(settings, model)
     like = jax.eval_shape(model.init, training.make_keys(config).init)
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))
@@ -181,7 +87,12 @@ def _measure(
     rows: list[dict[str, Any]] = []
     for num_samples in settings.num_samples:
         for bound in dict.fromkeys(pair.bound for pair in settings.pairs):
-            pairs = tuple(pair for pair in settings.pairs if pair.bound == bound)
+            every = [pair for pair in settings.pairs if pair.bound == bound]
+            pairs = tuple(p for p in every if p.reference_samples(model) <= num_samples)
+            if pairs != tuple(every):
+                console.print(_left_out(every, pairs, num_samples), soft_wrap=True, markup=False)
+            if not pairs:
+                continue
             console.print(f"{bound}, K = {num_samples} ...", soft_wrap=True, markup=False)
             rows += _rows(params, x, model, pairs, num_samples, settings)
     result = {
@@ -197,9 +108,14 @@ def _measure(
     return result
 
 
+def _left_out(every: Sequence[Pair], kept: Sequence[Pair], num_samples: int) -> str:
+    names = ", ".join(pair.label for pair in every if pair not in kept)
+    return f"{names}: left out at K = {num_samples}, too few samples to compare with each other"
+
+
 def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: Settings):
     """One row per pair of one bound and K."""
-    needed = tuple(dict.fromkeys([*pairs, *(pair.reference for pair in pairs)]))
+    needed = tuple(dict.fromkeys([*pairs, *(pair.reference(model) for pair in pairs)]))
     program = jax.jit(
         lambda params, key, x: gradient_lab.draw_moments(
             params,
@@ -219,10 +135,14 @@ def _rows(params, x, model, pairs: Sequence[Pair], num_samples: int, settings: S
     for pair in pairs:
         found = gradient_lab.summarize(
             moments[pair],
-            reference=None if pair.reference == pair else moments[pair.reference],
+            reference=None if pair.reference(model) == pair else moments[pair.reference(model)],
             num_draws=settings.num_draws,
         )
-        row = {"pair": pair.label, "num_samples": num_samples, "reference": pair.reference.label}
+        row = {
+            "pair": pair.label,
+            "num_samples": num_samples,
+            "reference": pair.reference(model).label,
+        }
         row |= {group: s._asdict() | {"biased": s.biased} for group, s in found.items()}
         rows.append(row | {"seconds": _seconds(params, x, model, pair, num_samples)})
     return rows

@@ -36,16 +36,18 @@ def apply(layers, hidden: Float[Array, "I"], masks: Masks) -> Float[Array, "O"]:
 
 
 def autoregressive_masks(
-    size: int, hidden_dims: tuple[int, ...], context_dims: int
+    size: int, hidden_dims: tuple[int, ...], context_dims: int, *, numbers: int = 2
 ) -> tuple[np.ndarray, ...]:
     """[I, O] each, 1 where an input may be seen; a hidden unit of degree d sees u_1 .. u_d.
+
+    `numbers`: how many the network gives for each value.
 
     Degrees start at 0, unlike those of Germain et al.: units that see the context alone, so
     that it reaches the first value too.
     """
     inputs = np.concatenate([np.arange(1, size + 1), np.zeros(context_dims, int)])
     degrees = [inputs, *[np.arange(width) % size for width in hidden_dims]]
-    outputs = np.tile(np.arange(1, size + 1), 2)
+    outputs = np.tile(np.arange(1, size + 1), numbers)
     hidden = [low[:, None] <= high[None, :] for low, high in itertools.pairwise(degrees)]
     return tuple(np.float32(mask) for mask in [*hidden, degrees[-1][:, None] < outputs[None, :]])
 

@@ -46,7 +46,8 @@ def bottom_up(pieces: Pieces) -> Model:
 
     The chain of Burda et al. (2016), section 2: z_l is drawn from the sample below it, and p
     goes the same way back. Each network stands between two neighbours. q(z_l|z_{l-1}) has the
-    posterior's family, p(z_{l-1}|z_l) independent normals.
+    posterior's family, p(z_{l-1}|z_l) independent normals, or, where z is discrete, independent
+    values of its kind: over {0, 1} this is a sigmoid belief network (Neal 1992).
     """
     layers, below, shape, bias = [], pieces.likelihood, pieces.shape, pieces.output_bias
     each = zip(pieces.latent_dims, pieces.encoders, pieces.decoders, strict=True)
@@ -55,7 +56,7 @@ def bottom_up(pieces: Pieces) -> Model:
         up = encoder(Site(shape, posterior.outputs))
         down = decoder(Site((size,), below.outputs, decoder=True, output_bias=bias))
         layers.append(Layer(size, up, posterior, down, below))
-        below, shape, bias = posteriors.normal(size), (size,), None
+        below, shape, bias = posteriors.conditional_of(posterior.support)(size), (size,), None
     prior = pieces.prior(layers[-1].size)
     if prior.encodes and len(layers) > 1:
         raise UserError(
@@ -68,6 +69,7 @@ def bottom_up(pieces: Pieces) -> Model:
         posterior=_posterior(layers),
         likelihood=_likelihood(layers[0]),
         density_steps=max(layer.posterior.density_steps for layer in layers),
+        support=prior.support,
     )
     decoders = [layer.decoder for layer in layers]
     exact = linear_gaussian.log_marginal_of(model, decoders, pieces.likelihood)

@@ -11,7 +11,15 @@ import numpy as np
 
 from vaejax import parts
 from vaejax.errors import UserError
-from vaejax.models import divergences, hierarchies, likelihoods, networks, posteriors, priors
+from vaejax.models import (
+    divergences,
+    hierarchies,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+    supports,
+)
 from vaejax.models.distributions import Chain
 from vaejax.models.hierarchies import HIERARCHIES
 from vaejax.models.likelihoods import LIKELIHOODS
@@ -71,8 +79,17 @@ def _refused_options(config: Config) -> list[str]:
     except UserError as error:
         return [f"model.prior: {config.prior.name}: {error}"]
     try:
-        _assembled(config, spec)
         family = parts.bind(config.posterior, posteriors.POSTERIORS)(size)
+    except UserError as error:
+        return [f"model.posterior: {config.posterior.name}: {error}"]
+    if family.support != prior.support:
+        return [
+            f"model.prior: {config.prior} is over {supports.described(prior.support)}, "
+            f"model.posterior={config.posterior} over {supports.described(family.support)}; use "
+            f"model.prior={supports.nearest_prior(family.support)}"
+        ]
+    try:
+        _assembled(config, spec)
     except UserError as error:
         return [f"model: {error}"]
     if prior.encodes and family.density_steps > 1:
@@ -120,7 +137,7 @@ def _assembled(config: Config, spec: DataSpec) -> Model:
     return model._replace(
         posterior=lambda params, x: encode(params, intensities(x)),
         intensities=intensities,
-        prepare=_prepare(model) if prior(1, seen).encodes else model.prepare,
+        prepare=_prepare(model) if prior(config.latent_dims[-1], seen).encodes else model.prepare,
     )
 
 

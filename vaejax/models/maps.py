@@ -59,13 +59,20 @@ def on_grid(make: Callable[[int], Family], latents: Shape) -> Family:
     """
     if len(latents) == 1:
         return make(latents[0])
-    per_latent, rest = divmod(math.prod(make(2).outputs), 2)
+    *grid, channels = latents
+    even = 2 * channels
+    some = make(even)
+    per_latent, rest = divmod(math.prod(some.outputs), even)
     if rest:
         raise UserError(
             "downsampling: this posterior does not want the same numbers for each latent, as a "
             "map has them; use posterior=normal, or downsampling=0"
         )
-    *grid, channels = latents
+    if some.support.values == "one_of":
+        raise UserError(
+            "downsampling: a choice of one of several classes has no place on a map; use "
+            "posterior=bernoulli, or downsampling=0"
+        )
     family = make(math.prod(latents))
 
     def distribution(params, output):

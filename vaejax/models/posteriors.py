@@ -3,6 +3,7 @@
 To add one, write it here and name it in `POSTERIORS`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,11 +13,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vaejax.errors import UserError
-from vaejax.models import flows
-from vaejax.models.distributions import FullNormal
+from vaejax.models import flows, supports
+from vaejax.models.discrete import OneHot
+from vaejax.models.distributions import Bernoulli, FullNormal
 from vaejax.models.flows import Flow
 from vaejax.models.mixtures import NormalMixture
-from vaejax.types import Distribution
+from vaejax.types import Distribution, Support
 
 _MOST_CORRELATED = 4096  # their covariance alone takes 64 MiB
 _MOST_COMPONENTS = 2**20
@@ -28,15 +30,17 @@ class Family(NamedTuple):
     Attributes:
       outputs: shape of the output it wants of the network.
       init: `(key) -> params` of its own, beside the network's.
-      distribution: `(params, output) -> Distribution` of z [Z], reparameterised.
+      distribution: `(params, output) -> Distribution` of z [Z], reparameterised where z is real.
       density_steps: how many network passes, one after another, log q takes at a z that it did
         not draw itself.
+      support: which z there are.
     """
 
     outputs: tuple[int, ...]
     init: Callable[[PRNGKeyArray], PyTree]
     distribution: Callable[[PyTree, Float[Array, "..."]], Distribution]
     density_steps: int = 1
+    support: Support = supports.REAL
 
 
 def normal(size: int, *, shared_scale: bool = False) -> Family:
@@ -188,10 +192,56 @@ def iaf(
     return Family(outputs, layers.init, distribution, density_steps=num_layers * size)
 
 
+def bernoulli(size: int) -> Family:
+    """Independent values in {0, 1}; the network gives their logits. Samples have no path."""
+    return Family(
+        outputs=(size,),
+        init=lambda key: {},
+        distribution=lambda params, logits: Bernoulli(logits),
+        support=supports.BINARY,
+    )
+
+
+def categorical(size: int, *, num_classes: int = 10) -> Family:
+    """Independent choices of one of `num_classes`, each a group of that many values of z.
+
+    In a group one value is 1 and the others are 0: 5 choices of 10 classes are 50 latents. The
+    network gives their logits. Samples have no path.
+
+    Raises:
+      UserError: fewer than two classes, or latents that are no whole number of groups.
+    """
+    check_classes(size, num_classes)
+    return Family(
+        outputs=(size,),
+        init=lambda key: {},
+        distribution=lambda params, logits: OneHot(logits.reshape(-1, num_classes)),
+        support=supports.one_of(num_classes),
+    )
+
+
+def check_classes(size: int, num_classes: int) -> None:
+    """Raises UserError where `size` values are no groups of `num_classes`."""
+    if num_classes < 2 or size % num_classes:
+        raise UserError(
+            f"num_classes: must be at least 2 and divide the latents of each layer, {size} (one "
+            f"choice takes num_classes of them), got {num_classes}"
+        )
+
+
+def conditional_of(support: Support) -> Callable[[int], Family]:
+    """The family of p(z_l|z_l+1), independent values, where z_l has this support."""
+    if support.values == "one_of":
+        return functools.partial(categorical, num_classes=support.num_classes)
+    return bernoulli if support.values == "binary" else normal
+
+
 POSTERIORS: dict[str, Callable[..., Family]] = {
     "normal": normal,
     "full_normal": full_normal,
     "mixture": mixture,
     "coupling": coupling,
     "iaf": iaf,
+    "bernoulli": bernoulli,
+    "categorical": categorical,
 }

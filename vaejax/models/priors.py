@@ -11,10 +11,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vaejax.errors import UserError
-from vaejax.models import flows, mixtures
+from vaejax.models import conditioners, flows, mixtures, posteriors, supports
+from vaejax.models.discrete import AutoregressiveBernoulli, OneHot
+from vaejax.models.distributions import Bernoulli
 from vaejax.models.flows import Bijection, Flow
 from vaejax.models.mixtures import Mixture, NormalMixture
-from vaejax.types import DataSpec, Distribution
+from vaejax.types import DataSpec, Distribution, Support
 
 Encode = Callable[[Float[Array, "..."]], Distribution]
 _MOST_COMPONENTS = 2**20
@@ -31,11 +33,13 @@ class Prior(NamedTuple):
         that are made of posteriors, of an x in [0, 1] whatever its units are.
       encodes: whether it uses `encode`, and so depends on phi too: its gradient in phi belongs
         to that of log p(x, z). What it makes is then a pytree, computed once per call.
+      support: which z there are.
     """
 
     init: Callable[[PRNGKeyArray], PyTree]
     distribution: Callable[[PyTree, Encode], Distribution]
     encodes: bool = False
+    support: Support = supports.REAL
 
 
 def _standard_normal(size: int) -> Distribution:
@@ -166,10 +170,59 @@ def autoregressive(
     return _flow(size, flows.inverted(bijection))
 
 
+def bernoulli(size: int, spec: DataSpec) -> Prior:
+    """Independent values in {0, 1} with learned logits, which start at 0: fair coins."""
+    return Prior(
+        init=lambda key: {"logits": jnp.zeros(size)},
+        distribution=lambda params, encode: Bernoulli(params["logits"]),
+        support=supports.BINARY,
+    )
+
+
+def categorical(size: int, spec: DataSpec, *, num_classes: int = 10) -> Prior:
+    """Independent choices of one of `num_classes` with learned logits, which start at 0.
+
+    Each choice is a group of that many latents, see `posteriors.categorical`.
+
+    Raises:
+      UserError: fewer than two classes, or latents that are no whole number of groups.
+    """
+    posteriors.check_classes(size, num_classes)
+    return Prior(
+        init=lambda key: {"logits": jnp.zeros((size // num_classes, num_classes))},
+        distribution=lambda params, encode: OneHot(params["logits"]),
+        support=supports.one_of(num_classes),
+    )
+
+
+def autoregressive_bernoulli(
+    size: int, spec: DataSpec, *, hidden_dims: tuple[int, ...] = (64,)
+) -> Prior:
+    """p(z) = prod_i Bernoulli(z_i; sigmoid(l_i(z_<i))), one masked network for all i.
+
+    MADE (Germain et al. 2015) over latents; without hidden layers, `hidden_dims=()`, every logit
+    is a linear function of the values before it, as in a fully visible sigmoid belief network
+    (Neal 1992). log p(z) is one pass of the network, a sample takes Z.
+
+    Raises:
+      UserError: a width below 1.
+    """
+    conditioners.check(hidden_dims=hidden_dims, context_dims=0)
+    masks = conditioners.autoregressive_masks(size, hidden_dims, 0, numbers=1)
+    return Prior(
+        init=lambda key: conditioners.init(key, (size, *hidden_dims, size)),
+        distribution=lambda params, encode: AutoregressiveBernoulli(params, masks),
+        support=supports.BINARY,
+    )
+
+
 PRIORS: dict[str, Callable[..., Prior]] = {
     "normal": normal,
     "mixture": mixture,
     "vamp": vamp,
     "coupling": coupling,
     "autoregressive": autoregressive,
+    "bernoulli": bernoulli,
+    "categorical": categorical,
+    "autoregressive_bernoulli": autoregressive_bernoulli,
 }

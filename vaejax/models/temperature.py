@@ -1,11 +1,12 @@
 """Priors at a temperature. To add a family, write what T does to it and name it in `TEMPERED`.
 
-At temperature T every standard deviation of the normal noise that a distribution is made of is
+At temperature T every standard deviation of the noise that a distribution is made of is
 multiplied by T (as in Glow, Kingma and Dhariwal 2018, section 6, and VDVAE, Child 2021): T = 1 is
 the distribution itself, T < 1 draws nearer to its middle. What it makes is a distribution too,
 normalised. It is not p(z)^(1 / T^2): that is the same for a normal alone.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -13,7 +14,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from vaejax.errors import UserError
-from vaejax.models.distributions import Chain
+from vaejax.models.discrete import AutoregressiveBernoulli, OneHot
+from vaejax.models.distributions import Bernoulli, Chain
 from vaejax.models.flows import Flow
 from vaejax.models.mixtures import Mixture, NormalMixture
 from vaejax.types import Distribution
@@ -26,7 +28,8 @@ def tempered(distribution: Distribution, temperature: Temperature) -> Distributi
 
     A normal N(m, S) becomes N(m, T^2 S); each component of a mixture does so, and their weights
     stay; a flow moves a base that does so; each layer of a hierarchy does so, given the layers
-    drawn before it. `temperature` may be traced.
+    drawn before it. A discrete value is the sign, or the largest, of logits with logistic, or
+    Gumbel, noise: its logits are divided by T. `temperature` may be traced.
 
     Raises:
       UserError: a distribution of which it is not known.
@@ -81,6 +84,20 @@ def _chain(distribution: Chain, temperature: Temperature) -> Distribution:
     return Chain(first, tuple(map(cooler, distribution.following)), distribution.top_down)
 
 
+def _bernoulli(distribution: Bernoulli, temperature: Temperature) -> Distribution:
+    return Bernoulli(distribution.logits / temperature)
+
+
+def _one_hot(distribution: OneHot, temperature: Temperature) -> Distribution:
+    return OneHot(distribution.logits / temperature)
+
+
+def _autoregressive(
+    distribution: AutoregressiveBernoulli, temperature: Temperature
+) -> Distribution:
+    return dataclasses.replace(distribution, temperature=distribution.temperature * temperature)
+
+
 TEMPERED: dict[type, Callable[..., Distribution]] = {
     dist.Independent: _independent,
     dist.Normal: _normal,
@@ -88,5 +105,8 @@ TEMPERED: dict[type, Callable[..., Distribution]] = {
     NormalMixture: _normal_mixture,
     Mixture: _mixture,
     Flow: _flow,
+    Bernoulli: _bernoulli,
+    OneHot: _one_hot,
+    AutoregressiveBernoulli: _autoregressive,
     Chain: _chain,
 }

@@ -7,7 +7,7 @@ the state h_l comes down, from which p(z_l|z_>l) and, with d_l, q(z_l|z_>l, x) a
 
     q(z_L|x):        encoder_L(d_{L-1})                 p(z_L): the prior
     h_l            = h_{l+1} + decoder_{l+1}(h_{l+1}, z_{l+1})
-    p(z_l|z_>l):     normal, decoder_l of its own (h_l)
+    p(z_l|z_>l):     normal, or discrete as q is; decoder_l of its own (h_l)
     q(z_l|z_>l, x):  the posterior's family, encoder_l of its own (d_l, h_l)
     p(x|z):          decoder_1(h_1, z_1)
 
@@ -127,8 +127,8 @@ def _layers(
         encoder, decoder = pieces.encoders[index], pieces.decoders[index]
         top = index == len(places) - 1
         posterior = maps.on_grid(pieces.family, place.latents)
-        normal = maps.on_grid(posteriors.normal, place.latents)
-        if merge.normal and not top and not _is_normal(pieces.family(2)):
+        simple = maps.on_grid(posteriors.conditional_of(posterior.support), place.latents)
+        if merge.normal and not top and not _is_normal(posterior):
             raise UserError("merge='precision' needs posterior=normal; use merge='concat'")
         inputs = maps.joined(place.state, place.latents) if skip and not top else place.latents
         bias = None if index else pieces.output_bias
@@ -136,7 +136,7 @@ def _layers(
         up = encoder(Site(below, posterior.outputs if top else place.state))
         down = decoder(Site(inputs, outputs, decoder=True, output_bias=bias))
         q_head = None if top else encoder(Site(seen, posterior.outputs))
-        p_head = None if top else decoder(Site(place.state, normal.outputs, decoder=True))
+        p_head = None if top else decoder(Site(place.state, simple.outputs, decoder=True))
         if not top:
             q_head, p_head = scaled(q_head, _HEAD_GAIN), scaled(p_head, _HEAD_GAIN)
         added = len(places) ** -0.5
@@ -144,7 +144,7 @@ def _layers(
             up = scaled(up, _HEAD_GAIN if top else added)
         if index and skip and not top:
             down = scaled(down, added)
-        layers.append(Layer(place, up, posterior, down, q_head, p_head, normal))
+        layers.append(Layer(place, up, posterior, down, q_head, p_head, simple))
         below = outputs = place.state
     return tuple(layers)
 
@@ -186,6 +186,7 @@ def build(
         posterior=functools.partial(_posterior, layers, path, MERGES[merge]),
         likelihood=functools.partial(_likelihood, layers, path, pieces.likelihood),
         density_steps=max(layer.posterior.density_steps for layer in layers),
+        support=prior.support,
     )
     decoders = [layer.decoder for layer in layers]
     exact = linear_gaussian.log_marginal_of(model, decoders, pieces.likelihood)

@@ -9,10 +9,10 @@ phi, nearly all estimators are two weights per sample,
 
     sum_i a_i (d log w_i / d z_i) (d z_i / d phi)  +  sum_i s_i d log q(z_i|x) / d phi,
 
-where z stands still in the second sum and phi inside log q in the first: a row of
-`GRADIENTS`. The two sums are exchanged by the score identity
+where z stands still in the second sum and phi inside log q in the first: a function of
+`phi_weights`, a row of `GRADIENTS`. The two sums are exchanged by the score identity
 E[f_i d log q(z_i|x) / d phi] = E[(d f_i / d z_i) (d z_i / d phi)], which holds for any
-reparameterised z, of several stochastic layers too.
+reparameterised z, of several stochastic layers too. Discrete latents have no path: a = 0.
 
 theta and phi are roles: theta is the parameters as p sees them, phi as q does. A top-down
 hierarchy shares parameters, a prior may be made of q: such a parameter stands in both sums and
@@ -29,14 +29,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vaejax.objectives import bounds, importance
+from vaejax.objectives import bounds, importance, phi_weights
 from vaejax.parts import Part
 from vaejax.types import LogTerms, Model, Params
 
 Bound = Callable[[Float[Array, "K"]], Float[Array, ""]]
 Surrogate = Callable[..., tuple[Float[Array, ""], LogTerms]]
-PhiWeights = Callable[..., tuple[Float[Array, "K"], Float[Array, "K"]]]
-_HESSIAN_ROWS = 64
+PhiWeights = Callable[..., phi_weights.Weights]
 
 
 class Target(NamedTuple):
@@ -56,71 +55,6 @@ class Target(NamedTuple):
     inference_bound: Bound | None = None
     beta: float | Float[Array, ""] = 1.0
     free_bits: float | Float[Array, ""] = 0.0
-
-
-def diagonal_hessian(function: Bound, log_weights: Float[Array, "K"]) -> Float[Array, "K"]:
-    """h_i = d^2 function / d log w_i^2, by forward over reverse differentiation."""
-    num_samples = log_weights.shape[0]
-
-    def row(index):
-        direction = jax.nn.one_hot(index, num_samples, dtype=log_weights.dtype)
-        return jax.jvp(jax.grad(function), (log_weights,), (direction,))[1][index]
-
-    if num_samples <= _HESSIAN_ROWS:
-        return jax.vmap(row)(jnp.arange(num_samples))
-    return jax.lax.map(row, jnp.arange(num_samples), batch_size=_HESSIAN_ROWS)
-
-
-def pathwise_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
-    """a = c, s = -beta c: differentiates every place where phi stands.
-
-    The reparameterised gradient of Kingma and Welling (2014), eq. 10, and, for L_K, of
-    Burda et al. (2016), eq. 13. Unbiased for every bound.
-    """
-    c = jax.grad(bound)(log_weights)
-    return c, -beta * c
-
-
-def stl_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
-    """a = c, s = 0: leaves out the score of q, which has mean zero for the ELBO alone.
-
-    "Sticking the landing", Roeder, Wu and Duvenaud (2017), eq. 8: without variance where q
-    is the posterior; biased for any bound whose c depends on z.
-    """
-    c = jax.grad(bound)(log_weights)
-    return c, jnp.zeros_like(c)
-
-
-def doubly_reparameterized_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
-    """a = c - beta h, s = 0, with h_i = d^2 bound / d log w_i^2.
-
-    The score sum of the pathwise gradient, -beta sum_i c_i d log q(z_i|x) / d phi, once
-    more reparameterised: d c_i / d z_i = h_i d log w_i / d z_i. For L_K this is
-    a = w~^2, DReG (Tucker et al. 2019, eq. 8); for the Renyi bound their DReG(alpha), eq.
-    12; for the ELBO h = 0 and it is `stl`. Unbiased for every twice differentiable bound.
-    """
-    c = jax.grad(bound)(log_weights)
-    return c - beta * diagonal_hessian(bound, log_weights), jnp.zeros_like(c)
-
-
-def wake_phi_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
-    """a = 0, s = w~: phi raises log q(z|x) at self-normalised samples of the posterior.
-
-    The wake-phase update of Bornschein and Bengio (2015), eq. 13, which lowers
-    KL(p(z|x) || q(z|x)); biased for it by O(1/K). It ignores the bound, and beta: w~ must be
-    those of p(x, z) itself, or the expectation would not be 0 where q is the posterior.
-    """
-    normalized = jax.nn.softmax(log_weights)
-    return jnp.zeros_like(normalized), normalized
-
-
-def doubly_reparameterized_wake_phi_weights(log_weights: Float[Array, "K"], *, bound: Bound, beta):
-    """a = w~ - w~^2, s = 0: the expectation of `wake_phi` through z alone.
-
-    Tucker et al. (2019), eq. 10; d w~_i / d log w_i = w~_i - w~_i^2 in the score identity.
-    """
-    normalized = jax.nn.softmax(log_weights)
-    return normalized * (1.0 - normalized), jnp.zeros_like(normalized)
 
 
 def weighted(
@@ -155,7 +89,9 @@ def weighted(
     own = jax.lax.stop_gradient(importance.log_weights(direct, beta=phi_beta))
     a, s = jax.lax.stop_gradient(weights(own, bound=bound, beta=phi_beta))
     surrogate = c @ (direct.log_likelihood + target.beta * direct.log_prior)
-    surrogate += a @ importance.log_weights(path, beta=phi_beta) + s @ direct.log_posterior
+    surrogate += s @ direct.log_posterior
+    if a is not None:
+        surrogate += a @ importance.log_weights(path, beta=phi_beta)
     return value + surrogate - jax.lax.stop_gradient(surrogate), direct
 
 
@@ -164,10 +100,10 @@ def pathwise(
 ) -> tuple[Float[Array, ""], LogTerms]:
     """bound(log w_1..log w_K), differentiated through z = z(phi, noise), in nats.
 
-    What `pathwise_weights` says, in one pass where theta and phi follow the same bound.
+    What `phi_weights.pathwise` says, in one pass where theta and phi follow the same bound.
     """
     if target.inference_bound is not None:
-        return weighted(params, key, x, model=model, target=target, weights=pathwise_weights)
+        return weighted(params, key, x, model=model, target=target, weights=phi_weights.pathwise)
     terms = importance.sample_log_terms(params, key, x, model=model, num_samples=target.num_samples)
     return target.bound(importance.log_weights(terms, beta=target.beta)), terms
 
@@ -234,6 +170,8 @@ class Gradient(NamedTuple):
       reference: name of the estimator that is known to be unbiased for what this one estimates.
       needs_density: whether it asks log q(z|x) at samples as if they were any z, also where phi
         follows the bound of theta.
+      needs_path: whether it goes through z, which discrete latents do not allow.
+      min_samples: the fewest samples K it can do with.
     """
 
     surrogate: Surrogate
@@ -242,6 +180,8 @@ class Gradient(NamedTuple):
     uses_closed_form_kl: bool = False
     reference: str = "pathwise"
     needs_density: bool = True
+    needs_path: bool = False
+    min_samples: int = 1
 
 
 def _stl_unsound(bound: bounds.Bound) -> str | None:
@@ -256,37 +196,60 @@ def _doubly_reparameterized_unsound(bound: bounds.Bound) -> str | None:
     return "doubly_reparameterized needs two derivatives, this bound has a kink; use pathwise"
 
 
+def _ovis_unsound(bound: bounds.Bound) -> str | None:
+    if bound.value is bounds.iwae:
+        return None
+    return "ovis estimates the gradient of iwae alone; use vimco"
+
+
 def _of_weights(weights: PhiWeights, *, tempered: bool = True) -> Surrogate:
     return functools.partial(weighted, weights=weights, tempered=tempered)
 
 
 GRADIENTS: dict[str, Gradient] = {
-    "pathwise": Gradient(pathwise, needs_density=False),
-    "stl": Gradient(_of_weights(stl_weights), unsound=_stl_unsound),
+    "pathwise": Gradient(pathwise, needs_density=False, needs_path=True),
+    "stl": Gradient(_of_weights(phi_weights.stl), unsound=_stl_unsound, needs_path=True),
     "doubly_reparameterized": Gradient(
-        _of_weights(doubly_reparameterized_weights), unsound=_doubly_reparameterized_unsound
+        _of_weights(phi_weights.doubly_reparameterized),
+        unsound=_doubly_reparameterized_unsound,
+        needs_path=True,
     ),
     "wake_phi": Gradient(
-        _of_weights(wake_phi_weights, tempered=False), own_objective=True, reference="wake_phi"
+        _of_weights(phi_weights.wake_phi, tempered=False), own_objective=True, reference="wake_phi"
     ),
     "doubly_reparameterized_wake_phi": Gradient(
-        _of_weights(doubly_reparameterized_wake_phi_weights, tempered=False),
+        _of_weights(phi_weights.doubly_reparameterized_wake_phi, tempered=False),
         own_objective=True,
         reference="wake_phi",
+        needs_path=True,
     ),
-    "closed_form_kl": Gradient(closed_form_kl, uses_closed_form_kl=True, needs_density=False),
+    "closed_form_kl": Gradient(
+        closed_form_kl, uses_closed_form_kl=True, needs_density=False, needs_path=True
+    ),
     "sleep_phi": Gradient(sleep_phi, own_objective=True, reference="sleep_phi"),
+    "reinforce": Gradient(_of_weights(phi_weights.reinforce), min_samples=2),
+    "vimco": Gradient(_of_weights(phi_weights.vimco), min_samples=2),
+    "ovis": Gradient(_of_weights(phi_weights.ovis), unsound=_ovis_unsound, min_samples=2),
 }
+WITHOUT_PATH = "vimco"
+"""What stands in for `pathwise` where z has no path: unbiased for every bound."""
 
 
-def refusals(gradient: str, bound: Part, inference_bound: Part | None) -> list[str]:
-    """Why an estimator cannot be used with these bounds; [] where it can."""
+def refusals(
+    gradient: str, bound: Part, inference_bound: Part | None, *, num_samples: int
+) -> list[str]:
+    """Why an estimator cannot be used with these bounds and K samples; [] where it can."""
     estimator = GRADIENTS[gradient]
     is_elbo = bounds.BOUNDS[bound.name].linear and inference_bound is None
     if estimator.uses_closed_form_kl and not is_elbo:
         return [f"{gradient} is a form of the elbo alone, bound is {bound}; use pathwise"]
     if estimator.own_objective and inference_bound is not None:
         return [f"phi of {gradient} follows no bound; leave out inference_bound"]
+    if num_samples < estimator.min_samples:
+        return [
+            f"{gradient} compares each sample with the others and needs num_samples >= "
+            f"{estimator.min_samples}, got {num_samples}"
+        ]
     return []
 
 

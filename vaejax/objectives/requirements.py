@@ -1,7 +1,7 @@
 """What gradient estimators require of a model."""
 
-from vaejax.models import density_cost
-from vaejax.objectives.gradients import GRADIENTS
+from vaejax.models import density_cost, supports
+from vaejax.objectives.gradients import GRADIENTS, WITHOUT_PATH
 from vaejax.parts import Part
 from vaejax.types import Model
 
@@ -9,6 +9,12 @@ from vaejax.types import Model
 def problems(gradient: str, model: Model, *, inference_bound: Part | None = None) -> list[str]:
     """Why an estimator cannot be used with this model; [] where it can."""
     estimator = GRADIENTS[gradient]
+    if estimator.needs_path and model.support.is_discrete:
+        return [
+            f"{gradient} moves z along with phi, and these latents are "
+            f"{supports.described(model.support)}, which jump; use {WITHOUT_PATH}, or "
+            f"reinforce, ovis, wake_phi, sleep_phi"
+        ]
     if estimator.uses_closed_form_kl and model.kl_groups is None:
         return [
             f"{gradient} needs a closed form of KL(q || p(z)), which one stochastic layer with a "

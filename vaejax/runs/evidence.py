@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 from rich.console import Console
 
+from vaejax.errors import UserError
 from vaejax.evaluation import estimators, means, per_example, results, summary
 from vaejax.evaluation import figures as plots
 from vaejax.evaluation.estimators import Task
@@ -16,6 +17,7 @@ from vaejax.evaluation.results import Estimate, EvidenceProtocol, Result
 from vaejax.evidence import budgets
 from vaejax.evidence import estimators as evidence
 from vaejax.evidence import figures as evidence_plots
+from vaejax.evidence import gaps as gap_analysis
 from vaejax.runs import files
 from vaejax.runs.files import Stored
 from vaejax.runs.settings import Request, Settings
@@ -45,6 +47,8 @@ def make_task(subject: Subject, settings: Settings, request: Request, *, count: 
         names=tuple(dict.fromkeys(request.estimators)),
     )
     estimators.check(task)
+    for problem in gap_analysis.problems(subject.model) if request.gaps else []:
+        raise UserError(f"--gaps: {problem}")
     return task
 
 

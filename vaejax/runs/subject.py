@@ -112,4 +112,5 @@ def protocol(subject: Subject, evaluation: Evaluation) -> Protocol:
         device=f"{jax.device_count()} x {device.platform} ({device.device_kind})",
         values=subject.held_out.values,
         num_dims=math.prod(subject.held_out.shape) if subject.held_out.kind == "levels" else None,
+        skipped_steps=None if state.skipped is None else int(state.skipped),
     )

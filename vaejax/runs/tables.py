@@ -154,8 +154,12 @@ def diagnostics_line(result: Result) -> str:
 
 
 def _warnings(result: Result) -> list[str]:
-    """Sentences on values that are not finite and on chains that went wrong."""
-    lines = summary.not_finite_lines(list(result.estimates.items()))
+    """Sentences on steps that were skipped, values that are not finite, chains that went wrong."""
+    lines, skipped = [], result.protocol.skipped_steps
+    if skipped:
+        steps = result.protocol.trained_steps
+        lines.append(f"{skipped:,} of {steps:,} training steps were skipped (optimizer.skip_norm)")
+    lines += summary.not_finite_lines(list(result.estimates.items()))
     watched = {
         "divergent moves": result.diagnostics.divergent_moves,
         "broken chains": result.diagnostics.broken_chains,

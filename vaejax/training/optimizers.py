@@ -1,11 +1,12 @@
 """Adam with every knob of the field's papers, its schedules, and the warm-up of beta."""
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vaejax.config import Config
 from vaejax.types import Params
@@ -45,26 +46,69 @@ def _adam(config: Config) -> optax.GradientTransformation:
     return optax.multi_transform({True: adam, False: optax.set_to_zero()}, labels)
 
 
-def init(config: Config, params: Params) -> optax.OptState:
+def of_trained(config: Config, tree: Params) -> Params:
+    """A tree of the parameters' structure, with 0 for those that are not trained."""
+    trained = config.training.parameters
+    if trained == "all":
+        return tree
+    zeros = jax.tree.map(jnp.zeros_like, tree)
+    return {group: (tree if group == trained else zeros)[group] for group in tree}
+
+
+def may_follow(config: Config, gradient: Params, loss: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether the loss and the gradient are finite, and it is no longer than `skip_norm`."""
+    norm = optax.tree.norm(of_trained(config, gradient))
+    return jnp.isfinite(loss) & (norm <= config.optimizer.skip_norm)
+
+
+class Counted(NamedTuple):
+    """The optimiser's state of a run that may skip steps.
+
+    Attributes:
+      adam: what it is without that.
+      skipped: how many steps were skipped.
+    """
+
+    adam: optax.OptState
+    skipped: Int[Array, ""]
+
+
+def init(config: Config, params: Params) -> optax.OptState | Counted:
     """Adam's state: zero first moments, second moments at `second_moment_init`."""
     state, start = _adam(config).init(params), config.optimizer.second_moment_init
     moments = optax.tree_utils.tree_get(state, "nu")
-    return optax.tree_utils.tree_set(
+    state = optax.tree_utils.tree_set(
         state, nu=jax.tree.map(lambda nu: jnp.full_like(nu, start), moments)
     )
+    if config.optimizer.skip_norm is None:
+        return state
+    return Counted(state, jnp.zeros((), jnp.int32))
 
 
 def update(
     config: Config,
     gradient: Params,
-    state: optax.OptState,
+    state: optax.OptState | Counted,
     params: Params,
     *,
     rate: Float[Array, ""],
-) -> tuple[Params, optax.OptState]:
-    """One step down `gradient` of the loss: new parameters and optimiser state."""
-    direction, new = _adam(config).update(gradient, state, params)
-    state = _like(new, state)
+) -> tuple[Params, optax.OptState | Counted]:
+    """One step down `gradient` of the loss: new parameters and optimiser state.
+
+    The gradient is cut to `clip_norm` first; weights decay apart from it (AdamW, Loshchilov and
+    Hutter 2019), biases too, where they are trained.
+    """
+    optimizer, nothing = config.optimizer, optax.EmptyState()
+    if optimizer.clip_norm is not None:
+        clip = optax.clip_by_global_norm(optimizer.clip_norm)
+        gradient = _like(clip.update(of_trained(config, gradient), nothing)[0], gradient)
+    adam = state.adam if isinstance(state, Counted) else state
+    direction, new = _adam(config).update(gradient, adam, params)
+    new = _like(new, adam)
+    state = state._replace(adam=new) if isinstance(state, Counted) else new
+    if optimizer.weight_decay is not None:
+        decay = optax.add_decayed_weights(optimizer.weight_decay)
+        direction = decay.update(direction, nothing, of_trained(config, params))[0]
     return jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), params, direction), state
 
 

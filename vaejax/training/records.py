@@ -16,12 +16,17 @@ from vaejax.training.step import Plan, TrainState
 def divergence(metrics: training.Metrics, *, step: int) -> str | None:
     """Where the loss or the parameters of a scan that ended at `step` are not finite; None:
     nowhere."""
-    losses = np.asarray(metrics["loss"])
-    finite = [*np.isfinite(losses), bool(metrics["params_finite"])]
+    losses, skipped = np.asarray(metrics["loss"]), _skipped(metrics)
+    if skipped.all():
+        return (
+            f"training diverged: all of the {len(losses)} steps before step {step} were skipped; "
+            f"raise optimizer.skip_norm, or try a smaller optimizer.learning_rate"
+        )
+    finite = [*(np.isfinite(losses) | skipped), bool(metrics["params_finite"])]
     if all(finite):
         return None
     first_bad = step - len(losses) + int(np.argmin(finite))
-    what = "the loss" if not np.isfinite(losses).all() else "a parameter"
+    what = "the loss" if not all(finite[:-1]) else "a parameter"
     return (
         f"training diverged: {what} is not finite at step {first_bad}; try a smaller "
         f"optimizer.learning_rate, a larger optimizer.eps, objective.warmup_epochs, or another "
@@ -30,9 +35,23 @@ def divergence(metrics: training.Metrics, *, step: int) -> str | None:
 
 
 def metrics_row(plan: Plan, metrics: training.Metrics, *, step: int) -> dict[str, float]:
-    """Means over the steps of one scan that ended at `step`."""
-    means = {f"train/{k}": float(np.mean(v)) for k, v in metrics.items() if k != "params_finite"}
-    return {"epoch": step / plan.steps_per_epoch} | means
+    """Means over the steps of one scan that ended at `step`, but for those that were skipped;
+    `train/skipped_steps` counts these from the first step of the run on."""
+    kept, counts = ~_skipped(metrics), ("params_finite", "skipped", "skipped_steps")
+    row = {"epoch": step / plan.steps_per_epoch}
+    row |= {
+        f"train/{k}": float(np.mean(np.asarray(v)[kept]))
+        for k, v in metrics.items()
+        if k not in counts
+    }
+    if "skipped_steps" in metrics:
+        row["train/skipped_steps"] = float(metrics["skipped_steps"][-1])
+    return row
+
+
+def _skipped(metrics: training.Metrics) -> np.ndarray:
+    """Which steps of one scan were skipped."""
+    return np.asarray(metrics.get("skipped", np.zeros(len(metrics["loss"]), bool)))
 
 
 def validation_due(setup: Setup, step: int) -> bool:

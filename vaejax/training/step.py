@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from vaejax import keys
 from vaejax.config import Config
@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
     Attributes:
       step: optimiser steps done.
       params: the model's parameters.
-      opt_state: Adam's moments.
+      opt_state: Adam's moments, and how many steps were skipped where some may be.
       average: exponential moving average of params, or None where it is off.
       best: best parameters by validation, or None without early stopping.
     """
@@ -54,6 +54,12 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     average: Params | None
     best: Best | None
+
+    @property
+    def skipped(self) -> Int[Array, ""] | None:
+        """How many of the steps were skipped; None where none ever is."""
+        own = self.opt_state
+        return own.skipped if isinstance(own, optimizers.Counted) else None
 
 
 class Plan(NamedTuple):
@@ -182,7 +188,19 @@ def train_step(
         "beta": beta,
         "learning_rate": jnp.asarray(rate),
     } | _bounds_of(terms)
-    return TrainState(state.step + 1, params, opt_state, average, state.best), metrics
+    new = TrainState(state.step + 1, params, opt_state, average, state.best)
+    if config.optimizer.skip_norm is None:
+        return new, metrics
+    follows = optimizers.may_follow(config, gradient, loss_value)
+    new = _or_skipped(new, state, follows)
+    return new, metrics | {"skipped": ~follows, "skipped_steps": new.skipped}
+
+
+def _or_skipped(new: TrainState, old: TrainState, follows: Bool[Array, ""]) -> TrainState:
+    """`new`, or where the step is skipped `old`, one step and one skipped step further."""
+    kept = jax.tree.map(lambda n, o: jnp.where(follows, n, o), new, old)
+    counted = kept.opt_state._replace(skipped=old.skipped + ~follows)
+    return kept._replace(step=new.step, opt_state=counted)
 
 
 def target(config: Config, *, beta: Float[Array, ""]) -> gradients.Target:

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from vaejax.evidence import annealing, diagnostics
 from vaejax.evidence import figures as plots
 from vaejax.evidence.diagnostics import Watched
-from vaejax.models import density_cost
+from vaejax.models import density_cost, supports
 from vaejax.objectives import bounds
 from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"annealed": "lower bound"}
-JUDGE = 2
+JUDGE = 3
 REPORT = "rows"
 TRUSTED_VARIANCE = 0.01  # the delta-method variance at an ESS of 100
 
@@ -50,12 +50,18 @@ class Diagnostics(NamedTuple):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Works for every model; for a posterior with a slow density from the prior alone."""
+    """Needs real latents; with a posterior of a slow density it works from the prior alone."""
     return start_problems("annealed", config, model=model)
 
 
 def start_problems(name: str, budget: annealing.Budget, *, model: Model) -> list[str]:
-    """Chains that start at q(z|x) ask its density at every step."""
+    """Chains move by HMC, and those that start at q(z|x) ask its density at every step."""
+    if model.support.is_discrete:
+        return [
+            f"{name}: moves by HMC, along the gradient in z, and these latents are "
+            f"{supports.described(model.support)}; use enumeration, up to 2^20 states, or "
+            f"importance"
+        ]
     slow = density_cost.too_slow(model)
     if slow is None or budget.start == "prior":
         return []

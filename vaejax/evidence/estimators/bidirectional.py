@@ -33,7 +33,7 @@ class Config(annealing.Budget):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Works for every model: each can be simulated from. As `annealed` for its start."""
+    """As `annealed`; every model can be simulated from."""
     return annealed.start_problems("bidirectional", config, model=model)
 
 

@@ -18,7 +18,7 @@ from vaejax.evidence.weights import Weights
 from vaejax.types import Evidence, Model
 
 LABELS = {"importance": "lower bound", "jackknife": "estimate, not a bound"}
-JUDGE = 4
+JUDGE = 5
 REPORT = "rows"
 
 

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from vaejax.evidence.diagnostics import Watched
-from vaejax.models import latents
+from vaejax.models import latents, supports
 from vaejax.schema import field
 from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"quadrature": "estimate"}
-JUDGE = 1
+JUDGE = 2
 REPORT = "rows"
 MAX_LATENTS = 3
 TRUSTED_ERROR = 1e-3
@@ -49,7 +49,13 @@ class Diagnostics(NamedTuple):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Cost grows as num_nodes to the number of latents."""
+    """Cost grows as num_nodes to the number of latents, which must be real."""
+    if model.support.is_discrete:
+        return [
+            f"quadrature: integrates over real latents, these are "
+            f"{supports.described(model.support)}; use enumeration, up to 2^20 states, or "
+            f"importance"
+        ]
     if num_latents > MAX_LATENTS:
         return [
             f"quadrature: at most {MAX_LATENTS} latents, this model has {num_latents} "

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing blackjax starts JAX's backend: only for those who
     from blackjax.smc import adaptive_tempered
 
 LABELS = {"smc": "estimate"}
-JUDGE = 3
+JUDGE = 4
 REPORT = "rows"
 _MOST = 2**31 - 1
 _MAX_STEPS = 1000
@@ -62,7 +62,7 @@ class Diagnostics(NamedTuple):
 
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
-    """Works for every model; for a posterior with a slow density from the prior alone."""
+    """As `annealed`."""
     return annealed.start_problems("smc", config, model=model)
 
 
