@@ -51,7 +51,7 @@ def bounds_table(result: Result) -> Table:
         ),
         caption="nats per example; one standard error each, from finite K (MC) and finite data",
     )
-    table.add_column("estimate")
+    table.add_column("estimate", no_wrap=True)
     for name in ("value", _column(with_bits), "MC error", "data error"):
         table.add_column(name, justify="right")
     table.add_column("what it is")
@@ -95,7 +95,7 @@ def evidence_table(result: Result) -> Table:
         caption="nats per example; one standard error each; flagged: examples whose error is "
         "not to be trusted",
     )
-    table.add_column("estimate")
+    table.add_column("estimate", no_wrap=True)
     for name in ("value", _column(with_bits), "MC error", "data error", "flagged"):
         table.add_column(name, justify="right")
     table.add_column("what it is")
@@ -116,10 +116,13 @@ def sandwich_line(both: Sandwich) -> str:
 
 def gaps_table(found: Gaps) -> Table:
     """Where the ELBO loses its nats, for both families."""
+    parts, beyond = (found, found.full_covariance), ""
+    if any(part.amortization.value < 0.0 for part in parts):
+        beyond = "; below 0: the encoder's q beats every q* of that row, whose family lacks it"
     table = Table(
         title=f"log p(x) - ELBO, log p(x) from {found.log_marginal_from}, "
         f"{found.num_examples:,} examples",
-        caption=f"nats per example +- Monte-Carlo error; q: {found.family.split(',')[0]}",
+        caption=f"nats per example +- Monte-Carlo error; q: {found.family.split(',')[0]}{beyond}",
     )
     for name in ("covariance of q*", "inference gap", "= approximation", "+ amortization"):
         table.add_column(name, justify="right")
