@@ -61,6 +61,7 @@ def test_its_mean_is_log_p_where_a_bound_of_the_same_cost_is_visibly_below():
     np.testing.assert_allclose(lengths.mean() + 1, sumo.expected_samples(config), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_repeats_are_the_definition_on_their_own_samples():
     """The stream cut into repeats, by hand in float64."""
     model, params, x, _ = _problem()
