@@ -11,11 +11,12 @@ import pytest
 from conftest import ROOT, small_config
 
 from vaejax import config as config_lib
-from vaejax import schema
+from vaejax import python_files, schema
 from vaejax.config import Config, Model, Objective, Training
 from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
+from vaejax.objectives import requirements
 from vaejax.parts import Part
 from vaejax.training import programs
 from vaejax.training import step as training
@@ -372,3 +373,27 @@ def test_text_is_read_without_the_warnings_of_python(recwarn):
         with pytest.raises(UserError):
             config_lib.override_text(config_lib.Config(), {"objective.bound": text})
     assert not recwarn.list
+
+
+@pytest.mark.slow
+def test_every_member_of_the_sweep_over_discrete_latents_trains_two_steps():
+    """Of the belief network that it is for, on the digits."""
+    overrides = {"dataset.name": "digits", "dataset.num_validation": 10, "training.batch_size": 8}
+    base = config_lib.override_all(
+        config_lib.load(f"{ROOT}/configs/mnist_sbn.py"), overrides | {"model.latent_dims": (6, 4)}
+    )
+    data = splits.training_data(base)
+    members = python_files.call(f"{ROOT}/configs/sweeps/discrete.py", "get_sweep", flag="--sweep")
+    assert len({member["name"] for member in members}) == len(members) == 6
+    for member in members:
+        own = {key: value for key, value in member.items() if key != "name"}
+        config = config_lib.override_all(base, own)
+        model = latent_variable.build(config.model, data.spec)
+        assert requirements.problems(config.objective.gradient, model) == []
+        options = {"config": config, "model": model, "plan": training.Plan(2, 2, 2)}
+        state, metrics = jax.jit(
+            lambda images, options=options: training.train_call(
+                training.init_state(options["config"], model=options["model"]), images, **options
+            )
+        )(data.images[:16])
+        chex.assert_tree_all_finite((state.params, metrics["elbo"]))

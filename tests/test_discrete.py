@@ -312,6 +312,7 @@ def test_wake_and_sleep_have_their_enumerated_gradients(name):
         assert np.abs(_errors(own["inference"], exact["inference"])).max() < 4.5
 
 
+@pytest.mark.slow
 def test_vimco_is_that_of_its_paper_and_of_the_elbo_the_leave_one_out_gradient():
     log_weights = jnp.asarray(np.random.default_rng(0).normal(-90.0, 3.0, 5))
     others = np.array([np.delete(log_weights, i).mean() for i in range(5)])
