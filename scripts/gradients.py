@@ -7,7 +7,6 @@ python scripts/gradients.py --config=configs/digits.py --out=gradients   # untra
 
 from absl import flags
 
-from vaejax import schema
 from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.laboratory import run as gradient_run
@@ -26,15 +25,6 @@ SEED = flags.DEFINE_integer("seed", 0, "seed of the draws")
 SPLIT = flags.DEFINE_string("split", "test", "split of the examples")
 
 
-def _sizes() -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(text) for text in NUM_SAMPLES.value))
-    except ValueError as error:
-        raise UserError(
-            f"--num_samples: needs whole numbers, got {schema.shown(NUM_SAMPLES.value)}"
-        ) from error
-
-
 def main(console):
     """Measures, prints the table and names the files."""
     if (WORKDIR.value is None) == (OUT.value is None):
@@ -46,7 +36,11 @@ def main(console):
     text, numbers = ESTIMATORS.value, (NUM_DRAWS, NUM_EXAMPLES, SEED)
     pairs = None if text is None else settings_lib.parse_pairs(text)
     settings = settings_lib.Settings(
-        pairs, _sizes(), *(n.value for n in numbers), SPLIT.value, only_possible=text == "all"
+        pairs,
+        settings_lib.parse_sizes(NUM_SAMPLES.value),
+        *(n.value for n in numbers),
+        SPLIT.value,
+        only_possible=text == "all",
     )
     out = cli.path("out" if WORKDIR.value is None else "workdir")
     if WORKDIR.value is not None:

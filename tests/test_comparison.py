@@ -649,6 +649,7 @@ def test_force_prints_apart(evaluated, tmp_path):
     assert {row["difference"] for row in rows} == {""}
 
 
+@pytest.mark.slow
 def test_an_output_without_greek_letters_gets_all_lines(evaluated, tmp_path):
     folders = [evaluated / name for name in ("k1,seed=0", "k2,seed=0")]
     finished = subprocess.run(

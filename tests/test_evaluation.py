@@ -93,7 +93,7 @@ def test_every_estimate_equals_its_definition(run):
             np.testing.assert_allclose(found.variances[name][i], value, rtol=2e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 10_000])
+@pytest.mark.parametrize("chunk_size", [pytest.param(1, marks=pytest.mark.slow), 7, 10_000])
 def test_result_does_not_depend_on_memory_chunks(run, chunk_size):
     model, params, x = run
     reference = _evaluate(model, params, x, chunk_size=30)
@@ -301,6 +301,7 @@ def test_a_chunk_above_the_work_pads_nothing():
         assert example_map.examples_per_call == 10
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_k():
     """Temporary memory of the compiled program, K = 500 against K = 20,000 in chunks of 100.
 

@@ -116,6 +116,7 @@ SLOW = (
     ("two_layers", "annealed"),
     ("two_layers", "importance"),
     ("linear", "smc"),
+    ("linear", "annealed"),
     *(("mixture", name) for name in ("importance", "annealed", "smc", "quadrature")),
 )
 CASES = [
@@ -191,14 +192,18 @@ def test_contract(name):
 )
 def test_float64_models_have_float64_estimates(name, x64):
     """Shapes alone: what is carried from step to step keeps its type as well."""
-    model, params = evidence_models.linear()
+    which = evidence_models.discrete if name == "enumeration" else evidence_models.linear
+    model, params = which()
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     estimator = evidence.ESTIMATORS[name].build(_config(name), model=model)
 
     def run(key, x):
         return estimator.estimate(params, key, x, estimator.pilot(params, key, x[None]))
 
-    for result in jax.eval_shape(run, jax.random.key(0), jnp.zeros(8)).values():
+    x = jnp.zeros(
+        evidence_models.simulate(params, jax.random.key(0), model=model, count=1)[0].shape
+    )
+    for result in jax.eval_shape(run, jax.random.key(0), x).values():
         assert result.value.dtype == result.variance.dtype == jnp.float64
 
 

@@ -157,6 +157,7 @@ def test_the_closed_forms_agree_with_the_model_and_with_sampling(x64):
     assert abs(closed_forms.kl(linear, linear_gaussian.exact_posterior(linear), x[0])) < 1e-10
 
 
+@pytest.mark.slow
 def test_the_best_diagonal_normal_reaches_the_closed_form_kl(x64):
     _, _, (linear, _), x = _linear_model()
     precision = jnp.eye(2) + linear.weights.T @ linear.weights * jnp.exp(-2 * linear.log_scale)
@@ -167,6 +168,7 @@ def test_the_best_diagonal_normal_reaches_the_closed_form_kl(x64):
     assert least > 0.01
 
 
+@pytest.mark.slow
 def test_the_plane_integrates_a_linear_gaussian_model_exactly(x64):
     """log p(x), ELBO and KL by quadrature against the closed forms of the same model."""
     model, params, (linear, q), x = _linear_model()

@@ -193,6 +193,7 @@ def test_unresolved_counts_nodes_that_are_further_apart_than_the_scale(scale, ex
     assert grids.unresolved(rule.nodes, weights, scale) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 def test_elbo_is_reconstruction_minus_kl_and_bounds_rise():
     """Per example; L_k over disjoint groups of the same samples rises with k (Jensen)."""
     model, params = evidence_models.linear(size=4)

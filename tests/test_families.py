@@ -203,6 +203,7 @@ def test_a_slow_density_is_refused_with_the_nearest_choice(spec):
         assert ask(module.Config(start="prior")) == []
 
 
+@pytest.mark.slow
 def test_closed_form_kl_says_which_models_have_one():
     model, _ = _case("prior-vamp")
     (problem,) = requirements.problems("closed_form_kl", model)

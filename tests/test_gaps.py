@@ -3,11 +3,13 @@
 import evidence_models
 import jax
 import numpy as np
+import pytest
 
 from vaejax.evidence import gaps
 from vaejax.models import linear_gaussian
 
 
+@pytest.mark.slow
 def test_gaps_of_the_linear_gaussian_model():
     """A full-covariance q* is the posterior: no approximation gap, and the encoder's KL to
     it is the amortization gap. The best diagonal normal is known too: the posterior's mean,

@@ -185,6 +185,7 @@ def _encodes(hierarchy, latent_dims, monkeypatch):
     return model, params, given[0]
 
 
+@pytest.mark.slow
 def test_priors_are_given_the_topmost_q_where_it_depends_on_x_alone(monkeypatch):
     for hierarchy in hierarchies.HIERARCHIES:
         model, params, encode = _encodes(hierarchy, (2,), monkeypatch)

@@ -284,6 +284,7 @@ def test_a_checkpoint_of_another_model_is_named(copied):
     assert re.search(r"is \(3, 8\) there and \(4, 8\) in the config", finished.err)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_earlier_results_survive(copied):
     """A file-size limit stands in for the full disk: the write fails part of the way."""
     assert run_script("evaluate.py", f"--workdir={copied}").code == 0

@@ -41,6 +41,18 @@ class Settings(NamedTuple):
     only_possible: bool = False
 
 
+def parse_sizes(texts: Collection[str]) -> tuple[int, ...]:
+    """Every K of --num_samples, once.
+
+    Raises:
+      UserError: text that is no whole number.
+    """
+    try:
+        return tuple(dict.fromkeys(map(int, texts)))
+    except ValueError as error:
+        raise UserError(f"--num_samples: needs whole numbers, got {shown(texts)}") from error
+
+
 def parse_pairs(text: str) -> tuple[Pair, ...]:
     """The pairs of "bound:estimator,...", or every pair of the registries for "all".
 
