@@ -93,7 +93,9 @@ def test_every_estimate_equals_its_definition(run):
             np.testing.assert_allclose(found.variances[name][i], value, rtol=2e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("chunk_size", [pytest.param(1, marks=pytest.mark.slow), 7, 10_000])
+@pytest.mark.parametrize(
+    "chunk_size", [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 10_000))]
+)
 def test_result_does_not_depend_on_memory_chunks(run, chunk_size):
     model, params, x = run
     reference = _evaluate(model, params, x, chunk_size=30)
@@ -264,6 +266,7 @@ def test_validation_gives_the_numbers_of_an_evaluation_of_that_split(run):
         np.testing.assert_allclose(quick[name], full.weights.values[row].mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_validated_together_are_as_alone(run):
     model, params, x = run
     every = [jax.tree.map(lambda leaf, c=c: c * leaf, params) for c in (1.0, 0.5, 2.0)]

@@ -187,6 +187,7 @@ def test_contract(name):
         assert callable(result.diagnostics.watched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n for n in evidence.ESTIMATORS if not evidence.reads_evaluation(n)]
 )

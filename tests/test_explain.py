@@ -238,6 +238,7 @@ def test_records_of_minimize_do_not_change_its_path():
     assert train.log_spaced(100, 5)[-1] == 100
 
 
+@pytest.mark.slow
 def test_training_in_memory_is_that_of_the_library():
     """Epoch by epoch the parameters of `training.step`, and one program for all betas."""
     settings = small_config(training__num_epochs=2)

@@ -211,6 +211,7 @@ def test_closed_form_kl_says_which_models_have_one():
     assert requirements.problems("closed_form_kl", _case("normal")[0]) == []
 
 
+@pytest.mark.slow
 def test_prepared_parameters_give_the_same_densities():
     model, params = _case("prior-vamp")
     prepared = model.prepare(params)

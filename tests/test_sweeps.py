@@ -268,6 +268,7 @@ def test_a_sweep_over_an_option_of_a_bound_trains_each_member_on_its_own(tmp_pat
     assert losses[1] > 1e-3 > losses[0]
 
 
+@pytest.mark.slow
 def test_a_group_too_large_for_memory_is_split_and_that_is_said(tmp_path, capsys):
     config = small_config(training__num_epochs=1, dataset__num_validation=0)
     members = [
