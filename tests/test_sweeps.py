@@ -101,6 +101,16 @@ def test_all_problems_of_all_members_are_listed():
         assert sentence in str(error.value)
 
 
+def test_of_many_problems_as_many_are_told_as_one_can_read():
+    items = [{"name": f"m{number}", "x" * 200: 1} for number in range(40)]
+    with pytest.raises(UserError) as error:
+        sweeps.members(small_config(), items)
+    text = str(error.value)
+    assert len(text) < 4500 and "40 problems: member 'm0': config: unknown" in text
+    told = text.count("config: unknown")
+    assert f"; and {40 - told} more; nothing was started" in text and 1 < told < 40
+
+
 def test_bad_helpers_and_files_are_refused(tmp_path):
     seeds = sweeps.values("seed", [0, 1])
     for call in (

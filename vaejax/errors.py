@@ -1,10 +1,11 @@
 """The one exception a user should ever see, and the sentences it is made of."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _MOST_LISTED, _FEW = 30, 8
+_LONGEST = 3000  # characters of problems in one message
 
 
 class UserError(Exception):
@@ -41,6 +42,20 @@ def unknown(where: str, got: Any, legal: Iterable[str]) -> UserError:
         close = difflib.get_close_matches(name[:200], legal, n=_FEW, cutoff=0.0)
         listed = f"{', '.join(close)} and {len(legal) - len(close)} more"
     return UserError(f"{where}: unknown {shown(got)}{nearest(got, legal)} (legal: {listed})")
+
+
+def counted(problems: Sequence[str]) -> str:
+    """"2 problems: a; b": all of them, or as many as one can read and how many more there are."""
+    told, length = [], 0
+    for problem in problems:
+        length += len(problem)
+        if told and length > _LONGEST:
+            break
+        told.append(problem)
+    if len(told) < len(problems):
+        told.append(f"and {len(problems) - len(told)} more")
+    number = f"{len(problems)} problems: " if len(problems) > 1 else ""
+    return f"{number}{'; '.join(told)}"
 
 
 class Stopped(Exception):

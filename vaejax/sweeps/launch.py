@@ -13,7 +13,7 @@ from vaejax import config as config_lib
 from vaejax import meshes
 from vaejax.config import Config
 from vaejax.data import splits
-from vaejax.errors import Stopped, UserError
+from vaejax.errors import Stopped, UserError, counted
 from vaejax.runs import evaluate
 from vaejax.storage import files, json_files, logging
 from vaejax.storage import workdir as workdir_lib
@@ -131,8 +131,7 @@ def _check(members: Sequence[Member], workdir: pathlib.Path) -> None:
                     f"there): {', '.join(found)}; choose another workdir or the same values"
                 )
     if problems:
-        counted = f"{len(problems)} problems: " if len(problems) > 1 else ""
-        raise UserError(f"--sweep: {counted}{'; '.join(problems)}; nothing was started")
+        raise UserError(f"--sweep: {counted(problems)}; nothing was started")
 
 
 def _groups(members: Sequence[Member], workdir: pathlib.Path) -> list[list[Member]]:

@@ -17,7 +17,7 @@ import numpy as np
 from vaejax import config as config_lib
 from vaejax import python_files
 from vaejax.config import Config
-from vaejax.errors import UserError, shown
+from vaejax.errors import UserError, counted, shown
 
 Overrides = dict[str, Any]
 NAME = "name"
@@ -179,8 +179,7 @@ def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
             "images, needs at least 1, got 0"
         )
     if problems:
-        counted = f"{len(problems)} problems: " if len(problems) > 1 else ""
-        raise UserError(f"--sweep: {counted}{'; '.join(problems)}; nothing was started")
+        raise UserError(f"--sweep: {counted(problems)}; nothing was started")
     return found
 
 
