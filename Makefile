@@ -10,14 +10,15 @@ demo: $(VENV)/.demo
 	$(BIN)/python scripts/evaluate.py --workdir=$(RUN)
 
 PYTEST := $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+SLOW := $(BIN)/python -m pytest -m slow -n 3 --dist load --durations=15
 
 test: $(VENV)/.test
 	VAEJAX_SUITE=numerics $(PYTEST) --dist load --durations=5
 	VAEJAX_SUITE=plumbing $(PYTEST) --dist loadfile --durations=10
 
 test-slow: $(VENV)/.test
-	VAEJAX_SUITE=numerics $(BIN)/python -m pytest -m slow -n 3 --dist load --durations=10
-	VAEJAX_SUITE=plumbing $(BIN)/python -m pytest -m slow -n 3 --dist load --durations=10
+	VAEJAX_SUITE=numerics VAEJAX_SHAPES=unchecked $(SLOW)
+	VAEJAX_SUITE=plumbing VAEJAX_SHAPES=unchecked $(SLOW)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

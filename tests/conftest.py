@@ -45,12 +45,14 @@ import jaxtyping
 import numpy as np
 import pytest
 
-# Shapes in signatures are checked at run time, and an accidental broadcast is an error.
+# Shapes in signatures are checked at run time, and an accidental broadcast is an error. The checks
+# are a seventh of the time: the slow suite, whose functions the fast one calls too, goes without.
 _PARTS = ("convolutions", "distributions", "divergences", "image_networks", "ladders", "latents")
 _PARTS += ("discrete", "linear_gaussian", "maps", "networks", "pixels", "sites", "supports")
 _PARTS += ("top_down",)
 _CHECKED = ["numerics", "objectives", "evidence", *(f"models.{name}" for name in _PARTS)]
-jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
+if os.environ.get("VAEJAX_SHAPES") != "unchecked":
+    jaxtyping.install_import_hook([f"vaejax.{name}" for name in _CHECKED], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from vaejax import config as config_lib
