@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python scripts/evaluate.py --workdir=$(RUN)
 
 PYTEST := $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
-SLOW := $(BIN)/python -m pytest -m slow -n 3 --dist load --durations=15
+SLOW := $(PYTEST) -m slow --dist loadgroup --durations=15
 
 test: $(VENV)/.test
 	VAEJAX_SUITE=numerics $(PYTEST) --dist load --durations=5

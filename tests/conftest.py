@@ -92,9 +92,17 @@ SLOW_FIXTURES = {
 """Whole runs, a quarter of a minute and more each: what is read off them is tested slowly."""
 
 
+SHARED_BY_NAME = ("test_discrete", "test_models")
+"""Their tests of one name share a model, and so a process (`--dist loadgroup`)."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two processes end at about the same time."""
     for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.path.stem in SHARED_BY_NAME and "name" in params:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{params['name']}"))
         if SLOW_FIXTURES & {(item.path.stem, name) for name in item.fixturenames}:
             item.add_marker(pytest.mark.slow)
     rank = {name: position for position, name in enumerate(SLOWEST_FIRST)}

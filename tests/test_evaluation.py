@@ -363,6 +363,7 @@ def test_keys_of_purposes_share_nothing():
     assert len(data) == 203
 
 
+@pytest.mark.slow
 def test_unit_means_average_samples_with_keys_of_their_own(run):
     model, params, x = run
     found = _evaluate(model, params, x, num_samples=3)

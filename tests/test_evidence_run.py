@@ -231,6 +231,7 @@ def test_evidence_arrays_of_another_call_are_not_ours(workdir):
         files.read(workdir / "evaluation.json")
 
 
+@pytest.mark.slow
 def test_gaps_that_stand_on_the_bounds_go_with_them(workdir, result):
     """Without an estimator log p(x) is L_K of the evaluation: another seed, other gaps."""
     options = {"gaps": True, "num_examples": 5, "overrides": _overrides("gaps")}

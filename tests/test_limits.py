@@ -160,6 +160,7 @@ def _are_whole(folder, before, *, changed):
         assert changed or same == {True}, [path for path in own if after[path] != before[path]]
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder(tmp_path):
     """The second is refused on one line, and changes nothing."""
     folder = tmp_path / "all"

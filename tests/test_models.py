@@ -201,6 +201,7 @@ def test_posterior_mean_averages_to_the_mean_of_samples(case):
         np.testing.assert_array_less(abs(sample.mean(0) - mean.mean(0)), 7 * error + 1e-5)
 
 
+@pytest.mark.slow
 def test_two_layer_densities_match_numpyro():
     """Recomputed with numpyro from the networks' own outputs, layer by layer."""
     model, params, x = _case("mlp-2")
@@ -218,6 +219,7 @@ def test_two_layer_densities_match_numpyro():
     np.testing.assert_allclose(model.prior(params).log_prob((z1, z2)), log_p, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_full_normal_is_numpyros_and_holds_correlations():
     family = posteriors.full_normal(3)
     output = jnp.asarray(np.random.default_rng(1).normal(size=family.outputs))

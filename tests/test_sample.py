@@ -80,6 +80,7 @@ def test_temperature_multiplies_the_noise_of_every_prior(name):
     np.testing.assert_allclose(total * (axis[1] - axis[0]) ** 2, 1.0, atol=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp-2", "top_down-3-ladder"])
 def test_every_layer_of_a_hierarchy_has_the_temperature(name, spec):
     model = latent_variable.build(model_config(**MODELS[name]), spec)
@@ -104,6 +105,7 @@ def test_every_layer_of_a_hierarchy_has_the_temperature(name, spec):
     np.testing.assert_allclose(*log_probs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_normals_and_mixtures_have_the_covariance_of_a_temperature():
     """T^2 within components; between them as before. Samples: 4 standard errors of 20,000."""
     factor = jnp.asarray([[0.8, 0.0], [0.5, 0.6]])
@@ -292,6 +294,7 @@ def test_the_script_names_its_files_or_says_what_is_wrong(trained, tmp_path):
         assert bad.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_colour_levels_are_pictured_between_0_and_1():
     """Means and draws of whole numbers 0..15, whatever the temperature."""
     spec = DataSpec((2, 2, 3), np.full((2, 2, 3), 7.0), levels=16)

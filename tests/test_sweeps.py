@@ -262,6 +262,7 @@ def test_one_that_diverges_stops_nobody(together):
     assert (workdir / members[0].name / "figures" / "training.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_sweep_over_an_option_of_a_bound_trains_each_member_on_its_own(tmp_path):
     """One program, and every member ends where it would alone with its own alpha."""
     items = [

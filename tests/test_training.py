@@ -162,6 +162,7 @@ def test_beta_warms_up_linearly(warmup, step, expected):
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_beta_zero_trains_an_autoencoder():
     """Without the KL the reconstruction is better and the ELBO worse."""
     ends = {}
