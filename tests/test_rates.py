@@ -1,0 +1,144 @@
+"""The parts of the rate against quadrature over one latent, and against sums over discrete ones."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import model_config, perturbed
+from evidence_models import linear, simulate
+
+from vaejax.evaluation import rates
+from vaejax.evaluation.rates import Part
+from vaejax.models import latent_variable, latents, linear_gaussian, supports
+from vaejax.types import DataSpec
+
+CHUNK = 1000
+
+
+def _exact(log_q, log_p, measure):
+    """Means over examples of the four parts: log q(z|x_i) [N G], log p(z) [G] on a grid."""
+    weights = np.exp(log_q) * measure
+    count = len(log_q)
+    inside = np.broadcast_to(np.logaddexp.reduce(log_q, axis=0) - np.log(count), log_q.shape)
+    rest = [np.logaddexp.reduce(np.delete(log_q, i, 0), axis=0) for i in range(count)]
+    found = []
+    for aggregate in (inside, np.array(rest) - np.log(count - 1)):
+        found += [
+            np.sum(weights * (log_q - aggregate), 1),
+            np.sum(weights * (aggregate - log_p), 1),
+        ]
+    return np.array(found)
+
+
+def _grid_case():
+    """Six x of a linear-Gaussian model of one latent, q a little off; its densities on a grid."""
+    model, params = linear(num_latents=1, size=3, perturbation=0.3)
+    x = np.asarray(simulate(params, jax.random.key(1), model=model, count=6))
+    grid = jnp.linspace(-12.0, 12.0, 4001)[:, None]
+    return model, params, x, *_densities(model, params, x, grid), float(grid[1, 0] - grid[0, 0])
+
+
+def _densities(model, params, x, z):
+    """log q(z|x_i) [N G] and log p(z) [G] at every z."""
+
+    @jax.jit
+    def both(x, z):
+        log_q = jax.vmap(lambda x: jax.vmap(model.posterior(params, x).log_prob)(z))(x)
+        return log_q, jax.vmap(model.prior(params).log_prob)(z)
+
+    return tuple(map(np.asarray, both(x, z)))
+
+
+def _states_case(**fields):
+    """Five x of a small model of discrete latents; its masses at every state."""
+    config = model_config(encoder="mlp(hidden_dims=(3,))", **fields)
+    model = latent_variable.build(config, DataSpec((4,), None))
+    params = perturbed(jax.jit(model.init)(jax.random.key(7)), jax.random.key(8), 0.8)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    x = np.asarray([[0, 0, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], float)
+    size, unravel = latents.unraveller(params, model=model)
+    numbers = jnp.arange(supports.num_states(model.support, size))
+    z = jax.vmap(lambda n: unravel(supports.state(model.support, size, n)))(numbers)
+    return model, params, x, *_densities(model, params, x, z), 1.0
+
+
+BINARY = {"posterior": "bernoulli", "prior": "bernoulli"}
+CASES = {
+    "linear_gaussian": _grid_case,
+    "binary": functools.partial(_states_case, latent_dims=(3,), **BINARY),
+    "top_down": functools.partial(
+        _states_case, latent_dims=(2, 1), hierarchy="top_down(features=2)", **BINARY
+    ),
+}
+
+
+def _measured(model, params, x, rate, *, seed, num_samples):
+    key = jax.random.key(seed)
+    drawn = rates.draws(params, key, x, model=model, num_samples=num_samples, chunk_size=CHUNK)
+    return rates.surgery(drawn, rate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_part_is_the_exact_one(name, x64):
+    """In every example within 4.5 of its errors, which are of the right size."""
+    model, params, x, log_q, log_p, measure = CASES[name]()
+    exact = _exact(log_q, log_p, measure)
+    rate = np.sum(np.exp(log_q) * (log_q - log_p) * measure, axis=1)
+    np.testing.assert_allclose(exact[0] + exact[1], rate, atol=1e-9)
+    known = Part(rate, np.zeros_like(rate))
+    found = _measured(model, params, x, known, seed=0, num_samples=1000)
+    values = np.array([part.values for part in found])
+    errors = np.sqrt([part.variances for part in found])
+    assert errors[:2].max() < 0.05
+    z = (values - exact) / errors
+    assert np.abs(z).max() < 4.5
+    assert 0.4 < np.sqrt(np.mean(z**2)) < 1.7
+    np.testing.assert_allclose(values[0] + values[1], rate, atol=1e-9)
+    np.testing.assert_allclose(values[2] + values[3], rate, atol=1e-9)
+    # As a mean over examples: the identity of Hoffman and Johnson, and its ceiling.
+    assert 0.0 < exact[0].mean() < np.log(len(x))
+    assert exact[1].mean() > 0.0
+
+
+@pytest.mark.slow
+def test_the_mutual_information_of_the_distribution_lies_between(x64):
+    """q = p(z|x) and x ~ p(x): q(z) = p(z), and I is half a log determinant. Eight x at a time."""
+    model, params = linear(num_latents=1, size=3, perturbation=0.0)
+    own = linear_gaussian.of(params)
+    params["inference"] = linear_gaussian.inference_params(linear_gaussian.exact_posterior(own))
+    information = 0.5 * np.log1p(float(jnp.sum(own.weights**2)) / np.exp(2 * float(own.log_scale)))
+    means = []
+    for seed in range(40):
+        x = np.asarray(simulate(params, jax.random.key(seed), model=model, count=8))
+        rate = np.asarray(jax.vmap(lambda x: model.kl_groups(params, x).sum())(x))
+        found = _measured(model, params, x, Part(rate, 0.0 * rate), seed=seed, num_samples=50)
+        means.append([part.values.mean() for part in found])
+    mean, error = np.mean(means, axis=0), np.std(means, axis=0, ddof=1) / np.sqrt(len(means))
+    assert mean[0] + 4 * error[0] < information < mean[2] - 4 * error[2]
+    assert mean[3] + 4 * error[3] < 0.0 < mean[1] - 4 * error[1]
+
+
+def test_the_control_variate_changes_errors_not_means():
+    """Its slope takes away what both have in common; what `rate` does not know is added."""
+    random = np.random.default_rng(0)
+    control = 3.0 + random.normal(size=(500, 8))
+    values = 1.0 + 0.7 * (control - 3.0) + 0.1 * random.normal(size=(500, 8))
+    sure = rates._controlled(values, control, Part(np.full(500, 3.0), np.zeros(500)))
+    np.testing.assert_allclose(sure.variances.mean(), 0.1**2 / 8, rtol=0.1)
+    assert abs(sure.values.mean() - 1.0) < 4 * np.sqrt(sure.variances.sum()) / 500
+    unsure = rates._controlled(values, control, Part(np.full(500, 3.0), np.full(500, 0.2)))
+    np.testing.assert_allclose(unsure.variances - sure.variances, 0.7**2 * 0.2, rtol=0.01)
+    alone = rates._controlled(values[:, :1], control[:, :1], Part(np.full(500, 3.0), np.zeros(500)))
+    assert np.isnan(alone.variances).all()
+    assert np.isfinite(alone.values).all()
+
+
+@pytest.mark.parametrize(
+    ("units", "count"),
+    [([0.5, 0.5, 0.0], 2), ([98.0, 1.0, 1.0], 2), ([99.0, 1.0], 1), ([0.0, 0.0], 0), ([1.0], 1)],
+)
+def test_how_few_units_carry_the_rate(units, count):
+    assert rates.units_for(np.array(units)) == count
