@@ -1,7 +1,6 @@
 """Estimates the ELBO and the bounds L_k of a trained run, with errors.
 
-python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000] \
-    [--profile=DIR]
+python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000] [--profile=DIR]
 
 With --estimators or --gaps it adds log p(x) by other means and says where the ELBO falls
 short, on the first examples of the split; budgets are --config.evidence...=value, and those of
@@ -9,9 +8,7 @@ the bounds --config.evaluation...=value:
 
 python scripts/evaluate.py --workdir=runs/digits \
     --estimators=importance,annealed,bidirectional,smc --gaps --num_examples=100
-
-With --rates it says where the nats of the KL go: rate, distortion, mutual information, KL of the
-aggregate posterior, rate of each unit; budgets are --config.rates...=value.
+With --rates it splits the KL into its parts, budgets are --config.rates...=value.
 
 Several hosts share the examples, with the flags of scripts/train.py: --coordinator=HOST:PORT
 --num_processes=N --process_id=I, or --coordinator=auto.
@@ -53,8 +50,7 @@ def main(console):
     console = cluster.join(console, {f"--{name}": value for name, value in request.items()})
     with profile.profiled(console):
         result = evaluate_run.evaluate(workdir, **request, console=console)
-    with_evidence = bool(ESTIMATORS.value) or GAPS.value
-    tables.show(result, console, with_evidence=with_evidence)
+    tables.show(result, console, with_evidence=bool(ESTIMATORS.value) or GAPS.value)
     if RATES.value:
         tables.show_rates(rates.read(workdir, SPLIT.value), console)
     console.print(f"figures: {workdir / 'figures'}", soft_wrap=True, markup=False)

@@ -1,20 +1,29 @@
 """The parts of the rate against quadrature over one latent, and against sums over discrete ones."""
 
 import functools
+import io
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import model_config, perturbed
+from conftest import model_config, perturbed, small_config, small_model
 from evidence_models import linear, simulate
+from rich.console import Console
 
-from vaejax.evaluation import rates
+from vaejax.errors import UserError
+from vaejax.evaluation import rates, results
 from vaejax.evaluation.rates import Part
 from vaejax.models import latent_variable, latents, linear_gaussian, supports
+from vaejax.runs import evaluate as evaluate_run
+from vaejax.runs import rates as rates_run
+from vaejax.runs import tables
+from vaejax.training import train
 from vaejax.types import DataSpec
 
 CHUNK = 1000
+QUIET = Console(quiet=True)
 
 
 def _exact(log_q, log_p, measure):
@@ -142,3 +151,60 @@ def test_the_control_variate_changes_errors_not_means():
 )
 def test_how_few_units_carry_the_rate(units, count):
     assert rates.units_for(np.array(units)) == count
+
+
+@pytest.mark.slow
+def test_what_would_take_too_long_names_the_most_that_does_not(spec):
+    model = small_model("mlp-2-iaf", spec)
+    assert model.density_steps > 1
+    (problem,) = rates.problems(model, num_examples=100_000, num_samples=4)
+    most = int(problem.rpartition("=")[2])
+    assert rates.problems(model, num_examples=most, num_samples=4) == []
+    assert rates.problems(model, num_examples=most + 1, num_samples=4) != []
+    assert rates.problems(small_model("mlp-1", spec), num_examples=most + 1, num_samples=4) == []
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, data_directory):
+    """A run with its rates."""
+    folder = tmp_path_factory.mktemp("rates")
+    train.train(small_config(training__num_epochs=2), folder, console=QUIET)
+    result = evaluate_run.evaluate(
+        folder, rates=True, overrides={"rates.num_examples": 50}, console=QUIET
+    )
+    return folder, result
+
+
+@pytest.mark.slow
+def test_rates_are_written_beside_the_evaluation(evaluated):
+    folder, result = evaluated
+    found = rates_run.read(folder, "test")
+    assert results.to_json(found) == json.loads((folder / "rates.json").read_text())
+    assert found.protocol == result.protocol
+    rows = {name: row.value for name, row in found.estimates.items()}
+    assert rows["mutual_information"] + rows["marginal_kl"] == pytest.approx(rows["rate"])
+    assert sum(found.unit_rates) == pytest.approx(rows["rate"], rel=1e-5)
+    assert found.log_num_examples == pytest.approx(np.log(50))
+    assert (folder / "figures" / "rates.png").exists()
+    with np.load(folder / "rates.npz") as arrays, np.load(folder / "evaluation.npz") as whole:
+        assert arrays["unit_rate"].shape == (50, 3)
+        np.testing.assert_array_equal(arrays["value/rate"], whole["value/kl_closed_form"][:50])
+    console = Console(width=200, record=True, file=io.StringIO())
+    tables.show_rates(found, console)
+    assert "units carry 99% of the rate" in console.export_text()
+
+
+@pytest.mark.slow
+def test_a_bad_request_for_rates_is_refused(evaluated):
+    folder, _ = evaluated
+    with pytest.raises(UserError, match=r"rates.num_examples: must be in 2..360.*got 361"):
+        evaluate_run.evaluate(
+            folder, rates=True, overrides={"rates.num_examples": 361}, console=QUIET
+        )
+    with pytest.raises(UserError, match=r"rates.num_samples: has no effect without --rates"):
+        evaluate_run.evaluate(folder, overrides={"rates.num_samples": 8}, console=QUIET)
+    with pytest.raises(UserError, match=r"rates-validation.json is missing.*--rates"):
+        rates_run.read(folder, "validation")
+    (folder / "rates.npz").write_bytes((folder / "evaluation.npz").read_bytes())
+    with pytest.raises(UserError, match="do not belong together"):
+        rates_run.read(folder, "test")

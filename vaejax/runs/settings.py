@@ -7,7 +7,8 @@ from typing import Any
 from vaejax import schema
 from vaejax.config import Config, Evaluation
 from vaejax.errors import UserError
-from vaejax.evaluation import estimators, rates
+from vaejax.evaluation import estimators
+from vaejax.evaluation import rates as rates_lib
 from vaejax.evidence import budgets
 
 
@@ -52,7 +53,7 @@ class Settings:
 
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     evidence: budgets.Evidence = dataclasses.field(default_factory=budgets.Evidence)
-    rates: rates.Config = dataclasses.field(default_factory=rates.Config)
+    rates: rates_lib.Config = dataclasses.field(default_factory=rates_lib.Config)
 
 
 def resolve(config: Config, request: Request) -> Settings:

@@ -201,7 +201,8 @@ def rates_table(found: Rates) -> Table:
             f"rate and distortion: {protocol.dataset} {protocol.split}, "
             f"{found.num_examples:,} examples, {found.num_samples:,} draws each"
         ),
-        caption=f"nats per example; one standard error each; log N = {found.log_num_examples:.3f}",
+        caption=f"nats per example; one standard error each; log N = {found.log_num_examples:.3f}; "
+        f"{surgery.BEYOND}",
     )
     table.add_column("estimate", no_wrap=True)
     for name in ("value", "MC error", "data error"):
