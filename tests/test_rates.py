@@ -12,6 +12,7 @@ from conftest import model_config, perturbed, small_config, small_model
 from evidence_models import linear, simulate
 from rich.console import Console
 
+from vaejax.comparison import rate_distortion as plane
 from vaejax.errors import UserError
 from vaejax.evaluation import rates, results
 from vaejax.evaluation.rates import Part
@@ -192,6 +193,35 @@ def test_rates_are_written_beside_the_evaluation(evaluated):
     console = Console(width=200, record=True, file=io.StringIO())
     tables.show_rates(found, console)
     assert "units carry 99% of the rate" in console.export_text()
+
+
+@pytest.mark.slow
+def test_the_plane_of_rate_and_distortion(evaluated, tmp_path):
+    """The curve ends at log p(x), near L_K; what has no effect is refused."""
+    folder, result = evaluated
+    chains = {"num_temperatures": 60, "num_chains": 6, "pilot_temperatures": 5, "pilot_moves": 10}
+    options = {
+        "decoder": folder,
+        "num_examples": 60,
+        "overrides": {f"evidence.annealed.{name}": value for name, value in chains.items()},
+        "out": tmp_path,
+        "console": QUIET,
+    }
+    found = plane.draw([str(folder)], **options)
+    (point,) = found.points
+    assert point.rate.value + point.distortion.value == pytest.approx(-point.elbo.value, abs=1e-4)
+    assert point.elbo.value == pytest.approx(result.estimates["elbo"].value)
+    told = json.loads((tmp_path / "rate_distortion.json").read_text())
+    assert len(told["decoder"]["rate"]) == 60
+    with np.load(folder / "evaluation.npz") as arrays:
+        bound = arrays["value/iwae_20"][:60].mean()
+    end = -(told["decoder"]["rate"][-1] + told["decoder"]["distortion"][-1])
+    assert abs(end - bound) < 0.3
+    assert (tmp_path / "rate_distortion.png").exists()
+    with pytest.raises(UserError, match="--num_examples: has no effect without --decoder"):
+        plane.draw([str(folder)], **options | {"decoder": None, "overrides": {}})
+    with pytest.raises(UserError, match="the curve starts at the prior"):
+        plane.draw([str(folder)], **options | {"overrides": {"evidence.annealed.start": "prior"}})
 
 
 @pytest.mark.slow

@@ -112,7 +112,11 @@ def draw(
     curve = None
     if decoder is not None:
         curve = decoders.decoder_curve(
-            decoder, num_examples=num_examples, overrides=overrides, console=console
+            decoder,
+            data_sha256=str(protocol.agreed(found[0], "data_sha256")),
+            num_examples=num_examples,
+            overrides=overrides,
+            console=console,
         )
     result = plane(protocol.settings(found, failed), curve)
     picture = io.BytesIO()
@@ -195,7 +199,8 @@ def figure(found: Plane) -> Figure:
     if found.curve is not None:
         own = found.curve
         sides = [[mean.value for mean in side] for side in (own.rate, own.distortion)]
-        text = f"decoder of {figures.label(own.workdir.name)}, AIS: on or below this line"
+        name = figures.label(own.workdir.name)
+        text = f"decoder of {name} ({own.num_examples} examples), AIS: on or below this line"
         axes.plot(*sides, color="#D55E00", label=text)
         top = max(top, *sides[0])
     ends = np.array([0.0, 1.05 * top + 1e-6])
@@ -203,6 +208,7 @@ def figure(found: Plane) -> Figure:
     axes.plot(ends, -found.best.elbo.value - ends, color="black", ls=":", label=text)
     axes.set(xlabel="rate E KL(q(z|x) || p(z)), nats", ylabel="distortion -E log p(x|z), nats")
     axes.set_title(found.title, fontsize=10, parse_math=False)
+    axes.margins(x=0.1)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return drawn

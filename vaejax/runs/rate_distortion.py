@@ -47,19 +47,28 @@ class DecoderCurve(NamedTuple):
 def decoder_curve(
     workdir: pathlib.Path,
     *,
+    data_sha256: str,
     num_examples: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     console: Console,
 ) -> DecoderCurve:
     """The curve on the first test examples, with the budget evidence.annealed, from the prior.
 
+    Args:
+      workdir: the run.
+      data_sha256: hash of the test set that it must have, that of what stands beside it.
+      num_examples, overrides: see `settings.Request`.
+      console: is told of progress.
+
     Raises:
-      UserError: no run, a bad budget, or latents without HMC.
+      UserError: no run, other data, a bad budget, or latents without HMC.
     """
     request = Request(
         "test", ("annealed",), False, False, dict(overrides or {}), None, num_examples
     )
     subject = subject_lib.load(workdir, "test", console=console)
+    if subject.held_out.sha256 != data_sha256:
+        raise UserError(f"--decoder: the test set of {workdir} is not that of the runs (its hash)")
     settings = settings_lib.resolve(subject.config, request)
     if "evidence.annealed.start" in request.overrides:
         raise UserError("--config.evidence.annealed.start: the curve starts at the prior, always")
