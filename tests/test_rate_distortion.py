@@ -60,7 +60,7 @@ def test_the_curve_of_a_linear_gaussian_decoder_is_the_exact_one(x64):
     sides["minus log Z"] = found.rate + b * found.distortion
     known = {"rate": exact[..., 0], "distortion": exact[..., 1]}
     known["minus log Z"] = known["rate"] + b * known["distortion"]
-    for name, most in (("rate", 0.1), ("distortion", 0.1), ("minus log Z", 0.02)):
+    for name, most in (("rate", 0.1), ("distortion", 0.1), ("minus log Z", 0.05)):
         means = sides[name].mean(axis=1)  # over examples, [seeds, T]
         error = means.std(axis=0, ddof=1) / np.sqrt(len(means))
         assert error[-1] < most
