@@ -169,7 +169,8 @@ def extremes(found: Extremes, images: np.ndarray, names: tuple[str, str]) -> Fig
     figure = Figure(figsize=(9.6, 1.55 * sum(rows.values()) + 0.8), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[*rows.values()])
     for part, (name, indices) in zip((above, below), blocks.items(), strict=True):
-        part.suptitle(f"{label(names[0])} is {name} against {label(names[1])}", fontsize=10)
+        title = f"{label(names[0])} is {name} against {label(names[1])}; above each: bounds of both"
+        part.suptitle(title, fontsize=10)
         panels = np.atleast_1d(part.subplots(rows[name], columns)).ravel()
         for axes in panels:
             axes.set_axis_off()

@@ -144,8 +144,8 @@ def labels(folder: pathlib.Path, split: str, where: str) -> list[str] | None:
     """
     builder = _builder(folder, where)
     _check_split(builder, where, split)
-    feature = builder.info.features.get("label")
-    names = getattr(feature, "names", None)
+    features = dict(getattr(builder.info.features, "items", dict)())
+    names = getattr(features.get("label"), "names", None)
     if not names:
         return None
     try:
