@@ -80,7 +80,7 @@ def evaluate(
         line = subject_lib.unfinished_line(subject)
         console.print(line, style="yellow", soft_wrap=True, markup=False)
     if rates:
-        rates_run.num_examples(subject, settings)  # refused before anything is computed
+        rates_run.check(subject, settings)
     if not request.wants_evidence:
         stored = _evaluated(subject, settings, reuse=rates, count=None, console=console)
     else:

@@ -42,6 +42,14 @@ def read(workdir: pathlib.Path, split: str) -> Rates:
         raise UserError(f"{path}: {error}") from error
 
 
+def check(subject: Subject, settings: Settings) -> None:
+    """Tries the files and the request, before anything is computed. Raises UserError."""
+    num_examples(subject, settings)
+    path = path_of(subject.workdir, subject.split)
+    names = [path.name, path.with_suffix(".npz").name, "figures/rates.png"]
+    hosts.from_first(lambda: files.require_writable(subject.workdir, names))
+
+
 def num_examples(subject: Subject, settings: Settings) -> int:
     """How many examples are used. Raises UserError: more than there are, or too costly."""
     available, wanted = len(subject.held_out.x), settings.rates.num_examples
