@@ -1,7 +1,6 @@
 """Estimates the ELBO and the bounds L_k of a trained run, with errors.
 
-python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000] \
-    [--profile=DIR]
+python scripts/evaluate.py --workdir=runs/digits [--split=test] [--num_samples=5000] [--profile=DIR]
 
 With --estimators or --gaps it adds log p(x) by other means and says where the ELBO falls
 short, on the first examples of the split; budgets are --config.evidence...=value, and those of
@@ -9,6 +8,7 @@ the bounds --config.evaluation...=value:
 
 python scripts/evaluate.py --workdir=runs/digits \
     --estimators=importance,annealed,bidirectional,smc --gaps --num_examples=100
+With --rates it splits the KL into its parts, budgets are --config.rates...=value.
 
 Several hosts share the examples, with the flags of scripts/train.py: --coordinator=HOST:PORT
 --num_processes=N --process_id=I, or --coordinator=auto.
@@ -18,7 +18,7 @@ from absl import flags
 
 from vaejax.experiment import cli, cluster, compilation, profile
 from vaejax.runs import evaluate as evaluate_run
-from vaejax.runs import tables
+from vaejax.runs import rates, tables
 
 cli.define_overrides()
 flags.DEFINE_string("workdir", None, "folder of the run", required=True)
@@ -30,6 +30,7 @@ SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "samples K; default: the config's")
 ESTIMATORS = flags.DEFINE_list("estimators", [], "estimators of log p(x), of vaejax.evidence")
 GAPS = flags.DEFINE_bool("gaps", False, "split log p(x) - ELBO into its two gaps")
+RATES = flags.DEFINE_bool("rates", False, "split the rate E KL(q(z|x) || p(z)) into its parts")
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "examples for --estimators and --gaps")
 
 
@@ -41,6 +42,7 @@ def main(console):
         "num_samples": NUM_SAMPLES.value,
         "estimators": ESTIMATORS.value,
         "gaps": GAPS.value,
+        "rates": RATES.value,
         "num_examples": NUM_EXAMPLES.value,
         "overrides": cli.overrides(),
     }
@@ -48,8 +50,9 @@ def main(console):
     console = cluster.join(console, {f"--{name}": value for name, value in request.items()})
     with profile.profiled(console):
         result = evaluate_run.evaluate(workdir, **request, console=console)
-    with_evidence = bool(ESTIMATORS.value) or GAPS.value
-    tables.show(result, console, with_evidence=with_evidence)
+    tables.show(result, console, with_evidence=bool(ESTIMATORS.value) or GAPS.value)
+    if RATES.value:
+        tables.show_rates(rates.read(workdir, SPLIT.value), console)
     console.print(f"figures: {workdir / 'figures'}", soft_wrap=True, markup=False)
 
 

@@ -466,8 +466,11 @@ def test_the_report_agrees_with_the_evaluations(evaluated, report):
     assert float(rows[2]["value"]) == pytest.approx(means["k1"])
     assert float(rows[5]["difference"]) == pytest.approx(means["k2"] - means["k1"])
     assert {p.stem for p in (report / "figures").glob("*.png")} == {
-        "bounds", "gaps", "training", "budget", "samples",
+        "bounds", "gaps", "training", "budget", "samples", "extremes",
     }  # fmt: skip
+    told = (report / "comparison.md").read_text()
+    _, _, by_class = told.partition("## L_20 by class: differences to k1")
+    assert re.findall(r"^\| (\d) \|", by_class, re.MULTILINE) == list("0123456789")
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -480,7 +483,7 @@ def test_the_page_works_in_a_browser_offline(report, tmp_path):
 <script>addEventListener("load", () => {
   const button = document.querySelector("th button");
   button.click(); button.click();
-  const names = [...document.querySelectorAll("tbody tr")].map(row => row.cells[0].textContent);
+  const names = [...document.querySelector("tbody").rows].map(row => row.cells[0].textContent);
   const widths = [...document.images].map(image => image.naturalWidth);
   document.body.dataset.result = JSON.stringify({names, widths});
 });</script></body>"""
@@ -499,7 +502,7 @@ def test_the_page_works_in_a_browser_offline(report, tmp_path):
     assert found, finished.stderr[-500:]
     result = json.loads(found.group(1).replace("&quot;", '"'))
     assert result["names"] == ["k2", "k1"]
-    assert len(result["widths"]) == 5
+    assert len(result["widths"]) == 6
     assert min(result["widths"]) > 300
 
 

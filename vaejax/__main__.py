@@ -10,7 +10,16 @@ import sys
 from vaejax import python_files
 from vaejax.errors import nearest, shown
 
-COMMANDS = ("train", "evaluate", "sample", "gradients", "sweep", "compare", "explain")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "sample",
+    "gradients",
+    "sweep",
+    "compare",
+    "rate_distortion",
+    "explain",
+)
 
 
 def main() -> int:
@@ -34,7 +43,7 @@ def _usage() -> str:
     for name in COMMANDS:
         text = python_files.shipped(f"scripts/{name}.py").read_text()
         about = (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
-        lines.append(f"  {name:<10} {about}")
+        lines.append(f"  {name:<15} {about}")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from matplotlib.ticker import NullFormatter
 from vaejax.comparison import budgets
 from vaejax.comparison import statistics as comparison
 from vaejax.comparison.statistics import Setting
+from vaejax.comparison.where import Extremes
 from vaejax.evaluation import figures as plots
 
 # Okabe and Ito (2008): told apart by readers with any colour vision.
@@ -157,4 +158,25 @@ def samples(pictures: dict[str, np.ndarray], shape: tuple[int, ...]) -> Figure:
         side = int(np.ceil(np.sqrt(len(images))))
         axes.imshow(plots.image_grid(images, shape, side), interpolation="nearest")
         axes.set_title(label(name), fontsize=10)
+    return figure
+
+
+def extremes(found: Extremes, images: np.ndarray, names: tuple[str, str]) -> Figure:
+    """The images [N, ...] on which the first of two settings is worst, and best; both bounds."""
+    columns = 8
+    blocks = {"worst": found.worst, "best": found.best}
+    rows = {name: -(-len(indices) // columns) for name, indices in blocks.items()}
+    figure = Figure(figsize=(9.6, 1.55 * sum(rows.values()) + 0.8), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[*rows.values()])
+    for part, (name, indices) in zip((above, below), blocks.items(), strict=True):
+        title = f"{label(names[0])} is {name} against {label(names[1])}; above each: bounds of both"
+        part.suptitle(title, fontsize=10)
+        panels = np.atleast_1d(part.subplots(rows[name], columns)).ravel()
+        for axes in panels:
+            axes.set_axis_off()
+        for axes, index in zip(panels, indices, strict=False):
+            image = images[index]
+            picture = plots.image_grid(image[None], image.shape, 1)
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title(f"{found.ours[index]:.1f} | {found.theirs[index]:.1f}", fontsize=7)
     return figure

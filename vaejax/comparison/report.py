@@ -254,36 +254,43 @@ def _entity(character: str) -> str:
     return f"&#{ord(character)};"
 
 
-def markdown(tables: Sequence[Comparable], lines: Sequence[str], figures: Sequence[str]) -> str:
+def markdown(
+    tables: Sequence[Comparable],
+    lines: Sequence[str],
+    figures: Sequence[str],
+    more: Sequence[html_page.Table] = (),
+) -> str:
     """The tables, what to know of them, and links to the figures."""
     text = ["# Comparison", ""]
-    for table in tables:
-        headings, rows = with_verdicts(table)
-        text += [f"## {markdown_text(title(table))}", "", "| " + " | ".join(headings) + " |"]
+    for headings, rows, name in [*map(_as_table, tables), *more]:
+        shown = map(markdown_text, headings)
+        text += [f"## {markdown_text(name)}", "", "| " + " | ".join(shown) + " |"]
         text.append("|---" + "|--:" * (len(headings) - 1) + "|")
-        text += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
+        text += ["| " + " | ".join(map(markdown_text, row.cells)) + " |" for row in rows]
         text.append("")
     text += [NOTES, "", *[part for line in lines for part in (_paragraph(line), "")]]
     text += [f"![{name}](figures/{name}.png)" for name in figures]
     return "\n".join(text) + "\n"
 
 
+def _as_table(table: Comparable) -> html_page.Table:
+    headings, texts = with_verdicts(table)
+    css = lambda row: "unclear" if row[-1] == comparison.UNCLEAR else ""  # noqa: E731
+    return html_page.Table(headings, [html_page.Row(css(row), row) for row in texts], title(table))
+
+
 def page(
-    tables: Sequence[Comparable], lines: Sequence[str], pictures: Sequence[html_page.Picture]
+    tables: Sequence[Comparable],
+    lines: Sequence[str],
+    pictures: Sequence[html_page.Picture],
+    more: Sequence[html_page.Table] = (),
 ) -> str:
     """One page that needs no other file: tables that sort, figures embedded."""
-    found = []
-    for table in tables:
-        headings, texts = with_verdicts(table)
-        rows = [
-            html_page.Row("unclear" if row[-1] == comparison.UNCLEAR else "", row) for row in texts
-        ]
-        found.append(html_page.Table(headings, rows, title(table)))
     return html_page.render(
         _TEMPLATES,
         "comparison.html",
         title="Comparison of runs",
-        tables=found,
+        tables=[*map(_as_table, tables), *more],
         notes=NOTES,
         lines=lines,
         pictures=pictures,

@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from vaejax.comparison import budgets, figures, protocol, read, report
+from vaejax.comparison import budgets, figures, protocol, read, report, where
 from vaejax.comparison import statistics as comparison
 from vaejax.comparison.report import Comparable
 from vaejax.comparison.statistics import Run, Setting
 from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.evaluation import seeds
+from vaejax.runs import files as evaluations
 from vaejax.runs import tables
 from vaejax.storage import files, html_page
 from vaejax.storage import workdir as workdir_lib
@@ -29,6 +30,7 @@ _CAPTIONS = {
     "training": "Validation ELBO and L_k against the epoch, one line per seed",
     "budget": "Best validation L_k so far against decoder evaluations and wall time of training",
     "samples": "E[x|z] for the same draws z from the prior, first seed of each setting",
+    "extremes": "Images of the largest differences in L_K, and L_K of both settings",
 }
 
 
@@ -41,6 +43,14 @@ class Report(NamedTuple):
     """
 
     tables: list[Comparable]
+    lines: list[str]
+
+
+class _Where(NamedTuple):
+    """Where the settings of one table differ."""
+
+    tables: list[html_page.Table]
+    figures: dict[str, Figure]
     lines: list[str]
 
 
@@ -77,14 +87,52 @@ def compare(
     if not force:
         protocol.check(found)
     files.require_writable(out, (CSV, MARKDOWN, PAGE, f"{FIGURES}/bounds.png"))
-    parts = protocol.settings(found, failed)
-    samples = _samples(parts, dict(zip(names, folders, strict=True)))
+    parts, by_name = protocol.settings(found, failed), dict(zip(names, folders, strict=True))
+    samples = _samples(parts, by_name)
     tables = [Comparable(group, _setting_of(first, group)) for group in protocol.groups(parts)]
-    result = Report(tables, [*_lines(tables, found), *samples.lines])
-    _write(out, result, _figures(parts, samples))
+    inside = [_where(one, by_name) for one in tables if one.baseline and len(one.settings) > 1]
+    lines = [line for one in inside for line in one.lines]
+    result = Report(tables, [*_lines(tables, found), *lines, *samples.lines])
+    drawn = _figures(parts, samples) | {k: v for one in inside for k, v in one.figures.items()}
+    _write(out, result, drawn, [table for one in inside for table in one.tables])
     for table in result.tables:
         console.print(report.terminal_table(table, encoding=console.encoding))
     return result
+
+
+def _where(table: Comparable, folders: Mapping[str, pathlib.Path]) -> _Where:
+    """Differences to the baseline by class, by image (of two settings), by model and inference."""
+    run, baseline = table.baseline.runs[0], table.baseline
+    others = [setting for setting in table.settings if setting is not baseline]
+    name = report.compared(table)[1]
+    found = _Where([], {}, [])
+    try:
+        evidence = {one.name: _stored(folders[one.name]) for s in table.settings for one in s.runs}
+        said = [where.model_or_inference(one, baseline, evidence) for one in others]
+        found.lines.extend(line for line in said if line is not None)
+        config = workdir_lib.read_config(folders[run.name])
+        held_out, labels = splits.held_out(config, "test"), splits.test_labels(config)
+    except UserError as error:
+        return found._replace(lines=[*found.lines, f"No differences by class or image: {error}."])
+    if held_out.sha256 != protocol.agreed(run, "data_sha256"):
+        found.lines.append("No differences by class or image: the test set is another one now.")
+        return found
+    if labels is not None and len(labels) == len(held_out.x):
+        by_class = where.by_class(table.settings, baseline, name, labels)
+        found.tables.extend([] if by_class is None else [by_class])
+    if len(others) == 1:
+        pair = (others[0].name, baseline.name)
+        images = held_out.x / (held_out.x.max() or 1)
+        extremes = where.extremes(others[0], baseline, name)
+        found.figures["extremes"] = figures.extremes(extremes, images, pair)
+    return found
+
+
+def _stored(folder: pathlib.Path) -> evaluations.Stored:
+    stored = evaluations.read(evaluations.path_of(folder, "test"))
+    if stored is None:
+        raise UserError(f"{folder}: its evaluation is gone")
+    return stored
 
 
 def _setting_of(run: Run, parts: Sequence[Setting]) -> Setting | None:
@@ -185,7 +233,12 @@ def _draw(folder: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
     return runs.prior_means(model, training.evaluation_params(state))
 
 
-def _write(out: pathlib.Path, result: Report, drawn: Mapping[str, Figure]) -> None:
+def _write(
+    out: pathlib.Path,
+    result: Report,
+    drawn: Mapping[str, Figure],
+    more: Sequence[html_page.Table],
+) -> None:
     pictures = []
     for name, figure in drawn.items():
         buffer = io.BytesIO()
@@ -193,8 +246,8 @@ def _write(out: pathlib.Path, result: Report, drawn: Mapping[str, Figure]) -> No
         pictures.append(html_page.Picture(name, _CAPTIONS[name], buffer.getvalue()))
     texts = {
         CSV: report.csv_text(result.tables),
-        MARKDOWN: report.markdown(result.tables, result.lines, [*drawn]),
-        PAGE: report.page(result.tables, result.lines, pictures),
+        MARKDOWN: report.markdown(result.tables, result.lines, [*drawn], more),
+        PAGE: report.page(result.tables, result.lines, pictures, more),
     }
     contents = {f"{FIGURES}/{picture.name}.png": picture.image for picture in pictures}
     contents |= {name: text.encode() for name, text in texts.items()}

@@ -12,6 +12,8 @@ from vaejax.errors import UserError, nearest
 
 SUFFIXES = (".npz", ".npy")
 NAMES = ("train", "validation", "test")
+LABELS = "_labels"
+"""After the name of a split: the array of its classes, [N]; optional."""
 
 
 def is_file_name(name: str) -> bool:
@@ -47,6 +49,24 @@ def read(path: pathlib.Path, where: str) -> Mapping[str, np.ndarray]:
         return _read(path.resolve(), where, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror or error}") from error
+
+
+def labels(path: pathlib.Path, split: str, where: str) -> list[str] | None:
+    """The array `SPLIT_labels` [N] as texts; None where there is none. Raises UserError."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = stored[f"{split}{LABELS}"] if f"{split}{LABELS}" in stored.files else None
+    except (OSError, ValueError, AttributeError, TypeError) as error:  # a .npy is no archive
+        if path.suffix.lower() == ".npy":
+            return None
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where}: {split}{LABELS} cannot be read: {text[:150]}") from error
+    if found is not None and (found.ndim != 1 or found.dtype.kind not in "biuU"):
+        raise UserError(
+            f"{where}: {split}{LABELS} needs one whole number or text for each image, got "
+            f"{found.dtype} of shape {found.shape}"
+        )
+    return None if found is None else [str(value) for value in found]
 
 
 @functools.lru_cache(maxsize=4)

@@ -138,6 +138,23 @@ def _read(folder: pathlib.Path, split: str, where: str, stamp: tuple) -> np.ndar
     return np.stack(images)
 
 
+def labels(folder: pathlib.Path, split: str, where: str) -> list[str] | None:
+    """The class of each example of a split by name, in the order they are stored; None where
+    the feature `label` is not there, or is no class. Raises UserError as `read` does.
+    """
+    builder = _builder(folder, where)
+    _check_split(builder, where, split)
+    features = dict(getattr(builder.info.features, "items", dict)())
+    names = getattr(features.get("label"), "names", None)
+    if not names:
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return [names[int(row["label"])] for row in builder.as_data_source(split=split)]
+    except Exception as error:  # decoders raise many kinds for damaged bytes
+        raise UserError(f"{where}: cannot be read from {folder}: {_line(error)}") from error
+
+
 def _image(example: Mapping, where: str) -> np.ndarray:
     if "image" not in example:
         raise UserError(f"{where}: needs a feature 'image', has {', '.join(sorted(example))}")

@@ -59,6 +59,32 @@ def sizes(name: str, *, data_dir: str | None = None) -> Mapping[str, int]:
     return prepared.sizes(prepared.locate(name, data_dir), f"dataset.name={name!r}")
 
 
+def labels(name: str, split: str, *, data_dir: str | None = None) -> list[str] | None:
+    """The class of each image that `load` gives, in its order; None where there are none.
+
+    They are the feature `label` of a TFDS dataset, and the arrays `test_labels`, .. of a .npz.
+
+    Raises:
+      UserError: as `load`, or labels that do not belong to the images.
+    """
+    if not array_files.is_file_name(name):
+        folder = prepared.locate(name, data_dir)
+        return prepared.labels(folder, split, f"split of dataset {name!r}: {split!r}")
+    path, found = array_files.locate(name, data_dir), []
+    where, counts = f"dataset.name={str(path)!r}", sizes(name, data_dir=data_dir)
+    for part in slices.parse(split, counts, where=f"split of {name!r}"):
+        own = array_files.labels(path, part.name, where)
+        if own is None:
+            return None
+        if len(own) != counts[part.name]:
+            raise UserError(
+                f"{where}: needs as many {part.name}{array_files.LABELS} as images, "
+                f"{counts[part.name]}, got {len(own)}"
+            )
+        found += own[part.start : part.stop]
+    return found
+
+
 def from_arrays(
     train: np.ndarray, test: np.ndarray, validation: np.ndarray | None = None
 ) -> dict[str, Source]:

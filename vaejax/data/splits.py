@@ -111,6 +111,15 @@ def held_out(config: Config, split: str, *, given: Sources | None = None) -> Hel
     return _held_out(chosen, config, split)
 
 
+def test_labels(config: Config) -> list[str] | None:
+    """The class of each test image, in the order of `held_out`; None where there are none.
+
+    Training never sees them. Raises UserError where they cannot be read.
+    """
+    settings = config.dataset
+    return sources.labels(settings.name, settings.test_split, data_dir=settings.data_dir)
+
+
 def check_likelihood(config: Config, kind: Kind, *, wanted: Kind) -> None:
     """Refuses x that a likelihood does not model.
 

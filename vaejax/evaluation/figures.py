@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from vaejax.evaluation import means
 from vaejax.evaluation.results import Result
+from vaejax.evaluation.surgery import Rates
 
 _BLUE, _ORANGE, _GREY, _GREEN = "#1f5fa8", "#d9722e", "#777777", "#3a8f5c"
 
@@ -150,3 +151,37 @@ def unit_activity(activity: list[np.ndarray], threshold: float) -> Figure:
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def rates(found: Rates) -> Figure:
+    """The two parts of the rate as one bar; below it the rate of each unit, the largest first."""
+    units = found.unit_rates
+    figure = Figure(figsize=(6.4, 1.6 if units is None else 4.6), layout="constrained")
+    heights = [1] if units is None else [1, 3]
+    panels = np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights))
+    start, parts = 0.0, {"mutual_information": _BLUE, "marginal_kl": _ORANGE}
+    for name, color in parts.items():
+        value = np.nan_to_num(found.estimates[name].value)
+        label = f"{name.replace('_', ' ')} {value:.2f}"
+        panels[0].barh(0, value, left=start, color=color, label=label)
+        start += value
+    panels[0].axvline(found.log_num_examples, color=_GREY, ls=":", label="log N")
+    panels[0].set_yticks([])
+    panels[0].set_xlabel("nats per example")
+    panels[0].legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    if units is not None:
+        _unit_bars(panels[1], found)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _unit_bars(axes: Any, found: Rates) -> None:
+    order = np.argsort(found.unit_rates)[::-1]
+    heights, errors = np.array(found.unit_rates)[order], np.array(found.unit_data_se)[order]
+    places = np.arange(1, len(order) + 1)
+    axes.bar(places, heights, yerr=2 * np.nan_to_num(errors), color=_BLUE, width=0.8)
+    axes.axvline(found.units_for_99 + 0.5, color=_ORANGE, ls="--")
+    title = f"{found.units_for_99} of {len(order)} units carry 99% of the rate (bars: 2 errors)"
+    axes.set(xlabel="latent unit, the largest rate first", ylabel="nats per example")
+    axes.set_title(title, fontsize=10)

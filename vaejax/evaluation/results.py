@@ -247,14 +247,14 @@ def _is_left_out(item: dataclasses.Field, value: Any) -> bool:
     return item.default_factory is dict and not value
 
 
-def from_json(value: Any) -> Result:
-    """The result that `to_json` wrote.
+def from_json(value: Any, kind: type = Result) -> Any:
+    """The result (a `kind`) that `to_json` wrote.
 
     Raises:
       UserError: something is missing or of a wrong type; other keys are let through.
     """
     try:
-        return _typed(Result, value, "")
+        return _typed(kind, value, "")
     except ValueError as error:
         raise UserError(f"no evaluation of this version: {error}") from error
 

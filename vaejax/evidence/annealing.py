@@ -122,7 +122,7 @@ def variance_at(path: Path, temperature: Float[Array, ""]) -> Float[Array, "Z"]:
     return 1.0 / precision
 
 
-def _at(path: Path, z: Float[Array, "Z"], temperature: Float[Array, ""]):
+def at(path: Path, z: Float[Array, "Z"], temperature: Float[Array, ""]):
     """log p(x, z) - log f_0(z), and HMC's state for f_b, from one gradient evaluation."""
     from blackjax.mcmc import hmc
 
@@ -168,7 +168,7 @@ def forward(key: PRNGKeyArray, path: Path, schedule: Schedule, *, num_leapfrog: 
     def body(carry, step):
         z, log_weight = carry
         index, before, temperature, step_size = step
-        log_ratio, state = _at(path, z, temperature)
+        log_ratio, state = at(path, z, temperature)
         log_weight += (temperature - before) * log_ratio
         move_key = jax.random.fold_in(moves_key, index)
         state, info = move(move_key, state, path, temperature, step_size, num_leapfrog=num_leapfrog)
@@ -199,7 +199,7 @@ def reverse(
     def body(carry, step):
         z, log_weight, pending = carry
         index, before, temperature, step_size = step
-        log_ratio, state = _at(path, z, temperature)
+        log_ratio, state = at(path, z, temperature)
         log_weight += pending * log_ratio
         key_now = jax.random.fold_in(key, index)
         state, info = move(key_now, state, path, temperature, step_size, num_leapfrog=num_leapfrog)
@@ -259,7 +259,7 @@ def pilot(
 
     def move_chain(path_key, x, key, z, temperature, step_size):
         path = path_of(path_key, x)
-        log_ratio, state = _at(path, z, temperature)
+        log_ratio, state = at(path, z, temperature)
         state, info = move(
             key, state, path, temperature, step_size, num_leapfrog=budget.num_leapfrog
         )

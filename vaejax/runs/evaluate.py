@@ -13,6 +13,7 @@ from vaejax.evaluation import mapping, per_example, results, summary
 from vaejax.evaluation.per_example import PerExample
 from vaejax.evaluation.results import Protocol, Result
 from vaejax.runs import evidence, figures, files
+from vaejax.runs import rates as rates_run
 from vaejax.runs import settings as settings_lib
 from vaejax.runs import subject as subject_lib
 from vaejax.runs.files import Stored
@@ -48,26 +49,28 @@ def evaluate(
     num_samples: int | None = None,
     estimators: Sequence[str] = (),
     gaps: bool = False,
+    rates: bool = False,
     num_examples: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     console: Console,
 ) -> Result:
     """Estimates all bounds of the run in `workdir`, and log p(x) by other means where asked.
 
-    Writes evaluation.json, evaluation.npz (evidence.npz) and figures. Where estimators are
-    asked for, an evaluation of the same checkpoint, data, K and seed is not made again.
+    Writes evaluation.json, evaluation.npz (evidence.npz) and figures; with `rates` rates.json and
+    rates.npz too, see `runs.rates`. Where estimators or rates are asked for, an evaluation of the
+    same checkpoint, data, K and seed is not made again.
     Several hosts share the examples; the first one reads and writes the files.
 
     Args:
       workdir: folder of the run.
-      split, num_samples, estimators, gaps, num_examples, overrides: see `settings.Request`.
+      split, num_samples, estimators, gaps, rates, num_examples, overrides: see `settings.Request`.
       console: is told of progress and of what is odd.
 
     Raises:
       UserError: no run or checkpoint, a bad request, data that are not finite, full disk.
     """
     request = Request(
-        split, tuple(estimators), gaps, dict(overrides or {}), num_samples, num_examples
+        split, tuple(estimators), gaps, rates, dict(overrides or {}), num_samples, num_examples
     )
     config = workdir_lib.read_config(workdir)
     settings = settings_lib.resolve(config, request)
@@ -76,12 +79,18 @@ def evaluate(
     if not subject.finished:
         line = subject_lib.unfinished_line(subject)
         console.print(line, style="yellow", soft_wrap=True, markup=False)
+    if rates:
+        rates_run.check(subject, settings)
     if not request.wants_evidence:
-        return evaluate_subject(subject, settings, console=console)
-    count = settings_lib.num_examples(settings, request, len(subject.held_out.x))
-    task = evidence.make_task(subject, settings, request, count=count)
-    stored = _evaluated(subject, settings, reuse=True, count=count, console=console)
-    return evidence.add(subject, task, stored, gaps=gaps, console=console).result
+        stored = _evaluated(subject, settings, reuse=rates, count=None, console=console)
+    else:
+        count = settings_lib.num_examples(settings, request, len(subject.held_out.x))
+        task = evidence.make_task(subject, settings, request, count=count)
+        stored = _evaluated(subject, settings, reuse=True, count=count, console=console)
+        stored = evidence.add(subject, task, stored, gaps=gaps, console=console)
+    if rates:
+        rates_run.measure(subject, stored, settings, console=console)
+    return stored.result
 
 
 def is_evaluated(workdir: pathlib.Path, config: Config, split: str) -> bool:

@@ -8,6 +8,7 @@ from vaejax import schema
 from vaejax.config import Config, Evaluation
 from vaejax.errors import UserError
 from vaejax.evaluation import estimators
+from vaejax.evaluation import rates as rates_lib
 from vaejax.evidence import budgets
 
 
@@ -19,6 +20,7 @@ class Request:
       split: "train", "validation" or "test".
       estimators: of log p(x), names of `vaejax.evidence.estimators`.
       gaps: whether log p(x) - ELBO is split into its two gaps.
+      rates: whether the rate is split into its parts.
       overrides: of budgets, "evaluation.num_samples" to value; text is read as a command
         line's, None is a key that stood alone there.
       num_samples: short for evaluation.num_samples.
@@ -28,6 +30,7 @@ class Request:
     split: str = "test"
     estimators: tuple[str, ...] = ()
     gaps: bool = False
+    rates: bool = False
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_samples: int | None = None
     num_examples: int | None = None
@@ -45,10 +48,12 @@ class Settings:
     Attributes:
       evaluation: K, seed and memory of the bounds.
       evidence: budgets of the estimators of log p(x).
+      rates: budget of the parts of the rate.
     """
 
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     evidence: budgets.Evidence = dataclasses.field(default_factory=budgets.Evidence)
+    rates: rates_lib.Config = dataclasses.field(default_factory=rates_lib.Config)
 
 
 def resolve(config: Config, request: Request) -> Settings:
@@ -86,14 +91,16 @@ def _check_place(path: str, config: Config, settings: Settings) -> None:
     theirs = {leaf for leaf, _, _ in schema.leaves(config)} - ours
     if path in theirs:
         raise UserError(
-            f"--config.{path}: belongs to the run, which is trained; only evaluation.* and "
-            f"evidence.* can be set here"
+            f"--config.{path}: belongs to the run, which is trained; only evaluation.*, "
+            f"evidence.* and rates.* can be set here"
         )
 
 
 def _check_effect(path: str, request: Request) -> None:
     """Refuses a budget of something that this call does not do."""
     section, *rest = path.split(".")
+    if section == "rates" and not request.rates:
+        raise UserError(f"--config.{path}: has no effect without --rates")
     if section != "evidence":
         return
     if not request.wants_evidence:

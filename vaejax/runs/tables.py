@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vaejax.evaluation import summary
+from vaejax.evaluation import summary, surgery
 from vaejax.evaluation.results import Estimate, Gaps, Parts, Result, Sandwich
+from vaejax.evaluation.surgery import Rates
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -190,3 +191,31 @@ def show(result: Result, console: Console, *, with_evidence: bool) -> None:
         console.print(line, style="yellow", soft_wrap=True, markup=False)
     if biased := biased_line(result.protocol.biased_gradient):
         console.print(biased, style="yellow", soft_wrap=True, markup=False)
+
+
+def rates_table(found: Rates) -> Table:
+    """Rate, distortion and the parts of the rate, one row each, with both errors."""
+    protocol = found.protocol
+    table = Table(
+        title=_title(
+            f"rate and distortion: {protocol.dataset} {protocol.split}, "
+            f"{found.num_examples:,} examples, {found.num_samples:,} draws each"
+        ),
+        caption=f"nats per example; one standard error each; log N = {found.log_num_examples:.3f}; "
+        f"{surgery.BEYOND}",
+    )
+    table.add_column("estimate", no_wrap=True)
+    for name in ("value", "MC error", "data error"):
+        table.add_column(name, justify="right")
+    table.add_column("what it is")
+    for name, row in found.estimates.items():
+        numbers = (_number(row.value), _number(row.mc_se, 4), _number(row.data_se))
+        table.add_row(name, *numbers, escape(_label(row)))
+    return table
+
+
+def show_rates(found: Rates, console: Console) -> None:
+    """Prints the table of the rate, and the sentences under it."""
+    console.print(rates_table(found))
+    for line in surgery.lines(found):
+        console.print(line, soft_wrap=True, markup=False)
