@@ -24,6 +24,8 @@ NUMERICS = (
     "test_numerics",
     "test_oracle",
     "test_pareto",
+    "test_rate_distortion",
+    "test_rates",
     "test_sumo",
     "test_top_down",
 )
