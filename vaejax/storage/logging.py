@@ -239,7 +239,8 @@ def progress(
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console, transient=True, disable=not live) as bar:
-        task = bar.add_task(title, total=total, completed=done, rate="", text="")
+        begun_at: Any = done  # Progress says int here, and float where it is read
+        task = bar.add_task(title, total=total, completed=begun_at, rate="", text="")
 
         def update(completed: float, text: str) -> None:
             nonlocal said
