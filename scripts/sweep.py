@@ -2,21 +2,22 @@
 
 python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds.py \
     --workdir=runs/bounds [--seeds=3] [--launcher=local|ray] [--mesh=members:2,data:4] \
-    [--profile=DIR] [--config.any.key=value]
+    [--loggers=jsonl,tensorboard,wandb] [--profile=DIR] [--config.any.key=value]
 """
 
 from absl import flags
 
 from vaejax.errors import UserError, unknown
 from vaejax.experiment import cli, cluster, compilation, devices, profile
-from vaejax.sweeps import launch, results
-from vaejax.sweeps import members as sweeps
+from vaejax.storage import logging
+from vaejax.sweeps import launch, members, results
 
 cli.define_config()
 SWEEP = flags.DEFINE_string("sweep", None, "sweep file", required=True)
 flags.DEFINE_string("workdir", None, "folder of the sweep", required=True)
 SEEDS = flags.DEFINE_integer("seeds", None, "train each member with seeds 0..N-1")
 LAUNCHER = flags.DEFINE_string("launcher", "local", "local or ray")
+LOGGERS = flags.DEFINE_string("loggers", ",".join(logging.DEFAULT), "where numbers go: also wandb")
 ADDRESS = flags.DEFINE_string("ray_address", None, "Ray cluster; default: a running or local one")
 devices.define_mesh()
 flags.adopt_module_key_flags(devices)
@@ -40,19 +41,18 @@ def main(console):
     layout = devices.layout()
     if LAUNCHER.value == "local":
         devices.use_all_cores()
-    items = sweeps.load(SWEEP.value)
+    items = members.load(SWEEP.value)
     if SEEDS.value is not None:
-        items = sweeps.with_seeds(items, SEEDS.value)
+        items = members.with_seeds(items, SEEDS.value)
     memory = MEMORY.value and int(MEMORY.value * 2**30)
-    task = launch.Task(cli.path("workdir"), memory, layout)
+    task = launch.Task(cli.path("workdir"), memory, layout, logging.chosen(LOGGERS.value))
     compilation.keep_programs(task.workdir, console)
     options = {"launcher": LAUNCHER.value, "address": ADDRESS.value}
     with profile.profiled(console):
         found = launch.sweep(cli.config(), items, task, console=console, **options)
     console.print(results.table(found, encoding=console.encoding))
     console.print(f"tables: {task.workdir / launch.TABLE}, {task.workdir / launch.SWEEP}")
-    failed = launch.failure_line(found)
-    if failed:
+    if failed := launch.failure_line(found):
         raise UserError(failed)
 
 

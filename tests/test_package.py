@@ -7,7 +7,10 @@ import sys
 
 import pytest
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+import vaejax
 from vaejax import config as config_lib
 from vaejax import python_files
 from vaejax.__main__ import COMMANDS
@@ -78,3 +81,21 @@ def test_a_build_holds_scripts_and_configs(tmp_path):
         assert (package / name).is_file(), name
     assert not list(package.rglob("benchmark*"))
     assert list(package.rglob("*.html"))
+
+
+def test_the_lock_holds_every_dependency_above_its_lower_bound():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = [*setup["options"]["install_requires"].split("\n")]
+    wanted += setup["options.extras_require"]["test"].split("\n")
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for requirement in map(Requirement, filter(None, wanted)):
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {vaejax.__version__}\n" in citation
+    assert f"\n## [{vaejax.__version__}] - " in (ROOT / "CHANGELOG.md").read_text()

@@ -365,7 +365,8 @@ def test_tensorboard_reads_what_is_written(tmp_path):
         length = int.from_bytes(content[:8], "little")
         events.append(Event.FromString(content[12 : 12 + length]))
         content = content[16 + length :]
-    assert [event.step for event in events] == [0, 5, 5, 5]
+    assert [event.step for event in events] == [0, 5, 5]
+    assert events[0].file_version == "brain.Event:2"
     value = events[-1].summary.value[0]
     assert (value.tag, value.simple_value) == ("train/elbo", -3.5)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vaejax.library import train as train
     from vaejax.types import DataSpec as DataSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "config": "Config Dataset Evaluation Model Objective Optimizer Training",

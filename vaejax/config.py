@@ -17,8 +17,9 @@ from vaejax.objectives import bounds, gradients
 from vaejax.parts import Part
 from vaejax.schema import field
 
-Model = schema.register(latent_variable.Config)
-_SEEDS = {"low": 0, "high": 2**31 - 1}
+Model = latent_variable.Config
+schema.register(Model)
+_SEEDS: dict[str, Any] = {"low": 0, "high": 2**31 - 1}
 
 
 @schema.register
@@ -63,7 +64,10 @@ class Objective:
         parts=bounds.FUNCTIONS,
         traced=True,
     )
-    gradient: Literal[tuple(gradients.GRADIENTS)] = field("pathwise", "gradient estimator of phi")
+    # The names of the registry: a type checker knows none of them.
+    gradient: Literal[tuple(gradients.GRADIENTS)] = field(  # type: ignore[valid-type]
+        "pathwise", "gradient estimator of phi"
+    )
     num_samples: int = field(1, "samples K of z per example", low=1, high=2**31 - 1)
     beta: float = field(1.0, "weight of log q - log p(z); 0: reconstruction", low=0.0, traced=True)
     warmup_epochs: float = field(0.0, "epochs over which beta rises from 0", low=0.0, traced=True)

@@ -45,8 +45,9 @@ def unknown(where: str, got: Any, legal: Iterable[str]) -> UserError:
 
 
 def counted(problems: Sequence[str]) -> str:
-    """ "2 problems: a; b": all of them, or as many as one can read and how many more there are."""
-    told, length = [], 0
+    """All of them, "2 problems: a; b", or as many as one can read and how many more there are."""
+    told: list[str] = []
+    length = 0
     for problem in problems:
         length += len(problem)
         if told and length > _LONGEST:

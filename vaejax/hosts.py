@@ -6,7 +6,7 @@ Every host runs the same program, in the same order, each on its own devices. Th
 
 import pickle
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import numpy as np
@@ -39,7 +39,8 @@ def from_first(function: Callable[[], T]) -> T:
     """
     if not several():
         return function()
-    found, error = None, None
+    found: T | None = None
+    error: str | None = None
     if is_first():
         try:
             found = function()
@@ -48,7 +49,7 @@ def from_first(function: Callable[[], T]) -> T:
     found, error = _broadcast((found, error))
     if error is not None:
         raise UserError(error)
-    return found
+    return cast(T, found)
 
 
 def _broadcast(value: T) -> T:

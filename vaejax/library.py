@@ -4,6 +4,7 @@ What stands here is reached from the package: `vaejax.elbo`, `vaejax.load`, ..
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -227,5 +228,5 @@ def _of_arrays(dataset: config_lib.Dataset, given: splits.Sources) -> config_lib
 
 def _data(config: Config, given: splits.Sources | None) -> Data:
     has_validation = config.dataset.validation_split or config.dataset.num_validation
-    names = ("train", "validation" if has_validation else None, "test")
-    return Data(*(name and splits.held_out(config, name, given=given) for name in names))
+    read = functools.partial(splits.held_out, config, given=given)
+    return Data(read("train"), read("validation") if has_validation else None, read("test"))

@@ -119,7 +119,7 @@ def _keywords(text: str, path: str) -> dict[str, Any]:
         call = expression(text)
         if not isinstance(call, ast.Call) or call.args or None in {k.arg for k in call.keywords}:
             raise malformed
-        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise malformed from error
 

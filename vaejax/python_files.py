@@ -30,6 +30,8 @@ def call(reference: str, function: str, *, flag: str) -> Any:
         path = _shipped_config(path, flag)
     try:
         spec = importlib.util.spec_from_file_location(f"vaejax_file_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{flag}: {reference}: is no Python file; its name must end in .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         wanted = getattr(module, function)

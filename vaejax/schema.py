@@ -5,7 +5,8 @@ import dataclasses
 import math
 import types
 import typing
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from vaejax import parts
 from vaejax.errors import UserError, shown, unknown
 from vaejax.parts import Part, Registry
+
+T = TypeVar("T")
 
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -61,9 +64,9 @@ def _default_part(default: Any, registry: Registry) -> Any:
     return parts.parse(default, registry, path="default")
 
 
-def register(cls: type) -> type:
+def register(cls: type[T]) -> type[T]:
     """Registers a config dataclass with JAX: traced fields are data, the rest is static."""
-    fields = dataclasses.fields(cls)
+    fields = dataclasses.fields(cast(Any, cls))
     data = [item.name for item in fields if _is_data(item)]
     static = [item.name for item in fields if not _is_data(item)]
     return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
@@ -141,7 +144,7 @@ def checked(node: Any, *, root: str = "config") -> Any:
     for item in dataclasses.fields(node):
         value, path = getattr(node, item.name), f"{root}.{item.name}"
         nested = item.default_factory
-        if nested is not dataclasses.MISSING:
+        if isinstance(nested, type):
             if not isinstance(value, nested):
                 raise UserError(
                     f"{path}: needs a {nested.__module__}.{nested.__name__}, got {shown(value)}"
@@ -152,9 +155,9 @@ def checked(node: Any, *, root: str = "config") -> Any:
     return dataclasses.replace(node, **changes)
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts to one dict with dotted keys."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{prefix}{key}"
         flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
@@ -208,6 +211,7 @@ def _coerce(path: str, annotation: Any, value: Any, registry: Registry | None) -
             raise unknown(path, value, list(map(str, arguments)))
         return value
     if annotation is Part:
+        assert registry is not None
         if not isinstance(value, (str, Part)):
             raise wrong
         return parts.parse(value, registry, path=path)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
@@ -11,7 +11,7 @@ Params = dict[str, PyTree]
 
 q(z|x) may use theta too, as in a top-down hierarchy, whose path it shares."""
 
-Latent = PyTree
+Latent: TypeAlias = PyTree
 """One latent sample: an array, or a tuple with one array per stochastic layer."""
 
 

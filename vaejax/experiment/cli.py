@@ -21,7 +21,7 @@ from rich.console import Console
 from vaejax import config as config_lib
 from vaejax import schema
 from vaejax.errors import Stopped, UserError
-from vaejax.experiment import cluster, config_help
+from vaejax.experiment import cluster, config_files, config_help
 from vaejax.storage import workdir as workdir_lib
 
 _OVERRIDE, _HELP = "config_override", "help_config"
@@ -30,11 +30,12 @@ _NEGATIVE = re.compile(r"-[\d.]")
 
 
 def define_config(default: str | None = None) -> None:
-    """Defines --config=FILE[:argument] and --config.any.key=value."""
+    """Defines --config=FILE[:argument] or RUN/config.json, and --config.any.key=value."""
     flags.DEFINE_string(
         "config",
         default,
-        "config file, or file:argument; override any key with --config.some.key=value",
+        "config file, file:argument, or the config.json of a run; override any key with "
+        "--config.some.key=value",
     )
     define_overrides()
 
@@ -57,7 +58,7 @@ def help_lines() -> list[str] | None:
     if word is None:
         return None
     given = overrides()
-    base = config_lib.Config() if file is None else config_lib.load(file)
+    base = config_lib.Config() if file is None else config_files.load(file)
     return config_help.lines(override(base, given), file=file, given=given, word=word)
 
 
@@ -93,7 +94,7 @@ def config() -> config_lib.Config:
     """The config that the flags describe. Raises UserError."""
     if flags.FLAGS.config is None:
         raise UserError("--config: needs a config file, such as --config=configs/digits.py")
-    return config_lib.validated(override(config_lib.load(flags.FLAGS.config), overrides()))
+    return config_lib.validated(override(config_files.load(flags.FLAGS.config), overrides()))
 
 
 def path(flag: str) -> pathlib.Path:

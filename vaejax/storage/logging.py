@@ -4,32 +4,35 @@ import contextlib
 import json
 import os
 import pathlib
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 from vaejax import hosts
-from vaejax.errors import UserError
-from vaejax.storage import files
+from vaejax.errors import UserError, unknown
+from vaejax.storage import files, wandb_run
 from vaejax.storage.json_files import read_metrics as read_metrics  # callers know it from here
 
 _SECONDS_BETWEEN_LINES = 10.0
+JSONL = "jsonl"
+DEFAULT = (JSONL, "tensorboard")
 
 
 class MetricsWriter(NamedTuple):
     """Where numbers of a run go.
 
     Attributes:
-      scalars: `(step, values)`: a row of metrics.jsonl, and scalars for TensorBoard.
-      image: `(step, name, picture [H, W, 3] uint8)`, for TensorBoard.
+      scalars: `(step, values)`: a row of metrics.jsonl, and scalars for the others.
+      image: `(step, name, picture [H, W, 3] uint8)`, for loggers that show pictures.
     """
 
     scalars: Callable[[int, dict[str, Any]], None]
@@ -37,41 +40,126 @@ class MetricsWriter(NamedTuple):
 
 
 @contextlib.contextmanager
-def metrics_writer(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWriter]:
-    """Appends to the metrics of `workdir`; rows after `step` are dropped first, so that a
-    resumed run leaves the file of one that never stopped.
+def metrics_writer(
+    workdir: pathlib.Path, *, step: int, loggers: Sequence[str] = DEFAULT
+) -> Iterator[MetricsWriter]:
+    """What is given to it goes to each of `loggers`, names of `LOGGERS`, for the run in `workdir`.
 
-    Numbers that are not finite are null in metrics.jsonl, because JSON has no word for them.
-    Of several hosts the first one writes; what the others write goes nowhere.
+    A run that is resumed at `step` leaves the files of one that never stopped. Of several hosts
+    the first one writes; what the others write goes nowhere.
 
     Raises:
-      UserError: `workdir` is gone, the disk is full, or the metrics there are broken.
+      UserError: `workdir` is gone, the disk is full, the metrics there are broken, or a logger
+        cannot begin.
     """
     if not hosts.is_first():
-        yield MetricsWriter(lambda at, values: None, lambda at, name, picture: None)
+        yield MetricsWriter(lambda at, values: None, _no_image)
         return
+    # metrics.jsonl is begun last: where another logger cannot begin, the run has not begun.
+    names = sorted(loggers, key=JSONL.__eq__)
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(LOGGERS[name](workdir, step=step)) for name in names][::-1]
+
+        def scalars(at: int, values: dict[str, Any]) -> None:
+            for writer in writers:
+                writer.scalars(at, values)
+
+        def image(at: int, name: str, picture: np.ndarray) -> None:
+            for writer in writers:
+                writer.image(at, name, picture)
+
+        yield MetricsWriter(scalars, image)
+
+
+def _no_image(at: int, name: str, picture: np.ndarray) -> None:
+    """For loggers that take numbers alone."""
+
+
+@contextlib.contextmanager
+def _jsonl(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWriter]:
+    """metrics.jsonl: a row for each step, appended; rows after `step` are dropped first.
+
+    Numbers that are not finite are null, because JSON has no word for them.
+    """
     path = workdir / "metrics.jsonl"
     kept = "".join(_line(row) for row in read_metrics(path) if row["step"] <= step)
     files.write_atomically(path, lambda handle: handle.write(kept.encode()), root=workdir)
     with contextlib.ExitStack() as stack:
         with _errors(path):
             rows = stack.enter_context(_closing(path.open("a"), path))
-            board = stack.enter_context(_closing(_open_board(workdir, purge_step=step + 1), path))
 
         def scalars(at: int, values: dict[str, Any]) -> None:
             with _errors(path):
                 _require_same(path, rows)
                 rows.write(_line({"step": at, **values}))
                 rows.flush()
-                _add(board, at, _scalars(values))
-                board.flush()
+
+        yield MetricsWriter(scalars, _no_image)
+
+
+@contextlib.contextmanager
+def _tensorboard(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWriter]:
+    """Events in tensorboard/; what came after `step` is told to be forgotten."""
+    folder = workdir / "tensorboard"
+    with contextlib.ExitStack() as stack:
+        with _errors(folder):
+            board = stack.enter_context(_closing(_begin_events(folder), folder))
+
+        def add(at: int, **fields: Any) -> None:
+            with _errors(folder):
+                board.write(_record(Event(step=at, **fields)))
 
         def image(at: int, name: str, picture: np.ndarray) -> None:
-            with _errors(path):
-                _add(board, at, summary.image(name, picture, dataformats="HWC"))
-                board.flush()
+            add(at, summary=summary.image(name, picture, dataformats="HWC"))
 
-        yield MetricsWriter(scalars, image)
+        add(0, file_version="brain.Event:2")
+        add(step + 1, session_log=SessionLog(status=SessionLog.START))
+        yield MetricsWriter(lambda at, values: add(at, summary=_scalars(values)), image)
+
+
+@contextlib.contextmanager
+def _wandb(workdir: pathlib.Path, *, step: int) -> Iterator[MetricsWriter]:
+    """A run of Weights & Biases, continued where this one is.
+
+    What was logged before, of steps up to its own last one, it does not take twice.
+    """
+    with wandb_run.opened(workdir) as run:
+
+        def image(at: int, name: str, picture: np.ndarray) -> None:
+            run.log({name: wandb_run.image(picture)}, step=at)
+
+        yield MetricsWriter(lambda at, values: run.log(values, step=at), image)
+
+
+LOGGERS: dict[str, Callable[..., contextlib.AbstractContextManager[MetricsWriter]]] = {
+    JSONL: _jsonl,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+}
+"""`(workdir, *, step)` -> a writer that is closed at the end. To add one, write it and name it."""
+
+
+def chosen(text: str) -> tuple[str, ...]:
+    """The loggers that --loggers names, comma-separated.
+
+    Raises:
+      UserError: an unknown name, one that is given twice, one that is not installed or has no
+        account, or no jsonl, with which runs are continued.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("--loggers", name, LOGGERS)
+        if names.count(name) > 1:
+            raise UserError(f"--loggers: {name} is given twice")
+    if JSONL not in names:
+        raise UserError(
+            f"--loggers: needs {JSONL}, got {text}; a run is resumed, drawn and compared by its "
+            f"metrics.jsonl; use --loggers={JSONL},{text}"
+        )
+    if "wandb" in names:
+        wandb_run.check()
+    return names
 
 
 def _scalars(values: dict[str, Any]) -> Summary:
@@ -116,24 +204,22 @@ def _require_same(path: pathlib.Path, handle: IO[str]) -> None:
         raise UserError(f"{path} was replaced by another file while it was written to")
 
 
-def _open_board(workdir: pathlib.Path, *, purge_step: int) -> EventsWriter:
-    """TensorBoard's file. `SummaryWriter` has a thread that prints tracebacks on a full disk
-    and then waits for ever, so events are written here and now.
+def _begin_events(folder: pathlib.Path) -> IO[bytes]:
+    """A new file of TensorBoard's. Neither `SummaryWriter`, whose thread waits for ever on a full
+    disk, nor `EventsWriter`, which leaves its file open there, ends with one line; this does.
     """
-    folder = workdir / "tensorboard"
-    files.make_folders(folder, root=workdir)
-    board = EventsWriter(str(folder / "events"))
-    for event in (
-        Event(step=purge_step, file_version="brain.Event:2"),
-        Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)),
-    ):
-        event.wall_time = time.time()
-        board.write_event(event)
-    return board
+    files.make_folders(folder, root=folder.parent)
+    name = f"events.out.tfevents.{time.time():.0f}.{os.getpid()}"
+    return (folder / name).open("ab", buffering=0)
 
 
-def _add(board: EventsWriter, at: int, content: Any) -> None:
-    board.write_event(Event(step=at, wall_time=time.time(), summary=content))
+def _record(event: Event) -> bytes:
+    """An event as TFRecord: length, its checksum, content, its checksum."""
+    event.wall_time = time.time()
+    content = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, content)]
+    return length + checksums[0] + content + checksums[1]
 
 
 @contextlib.contextmanager
@@ -153,7 +239,8 @@ def progress(
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console, transient=True, disable=not live) as bar:
-        task = bar.add_task(title, total=total, completed=done, rate="", text="")
+        begun_at: Any = done  # Progress says int here, and float where it is read
+        task = bar.add_task(title, total=total, completed=begun_at, rate="", text="")
 
         def update(completed: float, text: str) -> None:
             nonlocal said

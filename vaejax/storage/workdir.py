@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import shlex
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import filelock
 from vaejax import config as config_lib
 from vaejax import hosts
 from vaejax.errors import UserError
-from vaejax.storage import json_files
+from vaejax.storage import first_edition, json_files
 from vaejax.storage.files import cannot_write as cannot_write  # callers know these by this name
 from vaejax.storage.files import publish as publish
 from vaejax.storage.files import write_atomically as write_atomically
@@ -135,13 +136,13 @@ def check_version(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Refuses the config of a run that the first edition of this package trained.
 
     Raises:
-      UserError: saying so, and what to do with it.
+      UserError: saying so, with the command that trains it again.
     """
-    model = values.get("model")
-    if "evidence" in values or (isinstance(model, dict) and "name" in model):
+    if first_edition.wrote(values):
         raise UserError(
-            f"{path}: is of an earlier version of vaejax, whose runs this one cannot read; train "
-            f"the run again in another folder, or use the version that trained it"
+            f"{path}: is of vaejax 0.1, whose parameters this version cannot read; train it again "
+            f"with python scripts/train.py --config={shlex.quote(str(path))} --workdir=NEW_FOLDER, "
+            f"or use the version that trained it"
         )
 
 

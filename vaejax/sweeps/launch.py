@@ -37,11 +37,13 @@ class Task(NamedTuple):
       workdir: folder of the sweep.
       memory: bytes of one device to use; None: what is sensible.
       layout: the mesh of devices that is asked for.
+      loggers: where the members' numbers go, of `logging.LOGGERS`.
     """
 
     workdir: pathlib.Path
     memory: int | None = None
     layout: meshes.Layout = meshes.BY_ITSELF
+    loggers: tuple[str, ...] = logging.DEFAULT
 
 
 def sweep(
@@ -213,7 +215,7 @@ def run_group(
     An error of the whole group fails its members and nobody else.
     """
     workdir = task.workdir
-    around = Surroundings(console, stopped, report, task.memory, task.layout)
+    around = Surroundings(console, stopped, report, task.memory, task.layout, task.loggers)
     diverged = [m for m in members if (workdir / m.name / FAILED).is_file()]
     left = [member for member in members if member not in diverged]
     failures = {m.name: "it diverged before" for m in diverged}

@@ -87,7 +87,7 @@ def _train_group(
     if size < len(members):
         return size
     stepper = calls.make_stepper(group, program, configs, images)
-    files = _open_files(group, members, tally, stack)
+    files = _open_files(group, members, tally, around.loggers, stack)
     stacked = _loop(group, members, stepper, stacked, tally, files, around, begun)
     last = meshes.fetch(stacked)
     return [
@@ -104,7 +104,11 @@ class _Files(NamedTuple):
 
 
 def _open_files(
-    group: Group, members: Sequence[Run], tally: Tally, stack: contextlib.ExitStack
+    group: Group,
+    members: Sequence[Run],
+    tally: Tally,
+    loggers: Sequence[str],
+    stack: contextlib.ExitStack,
 ) -> _Files:
     pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="checkpoints"))
     writers, savers = {}, {}
@@ -114,7 +118,8 @@ def _open_files(
         folder = run.workdir / runs.CHECKPOINTS
         savers[index] = stack.enter_context(checkpoints.open_saver(folder, keep=keep, pool=pool))
         step = int(tally.step[index])
-        writers[index] = stack.enter_context(logging.metrics_writer(run.workdir, step=step))
+        opened = logging.metrics_writer(run.workdir, step=step, loggers=loggers)
+        writers[index] = stack.enter_context(opened)
     return _Files(writers, savers)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from vaejax import hosts, meshes
 from vaejax.config import Config
 from vaejax.errors import UserError
-from vaejax.storage import checkpoints, files
+from vaejax.storage import checkpoints, files, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory as memory_lib
 from vaejax.training import programs, records, runs
@@ -58,6 +58,7 @@ class Surroundings(NamedTuple):
       report: called for every run after every scan.
       memory: bytes of one device to use; None: what is sensible.
       layout: the mesh of devices that is asked for.
+      loggers: where every run's numbers go, of `logging.LOGGERS`.
     """
 
     console: Console
@@ -65,6 +66,7 @@ class Surroundings(NamedTuple):
     report: Report
     memory: int | None = None
     layout: meshes.Layout = meshes.BY_ITSELF
+    loggers: tuple[str, ...] = logging.DEFAULT
 
 
 @dataclasses.dataclass

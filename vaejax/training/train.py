@@ -24,10 +24,12 @@ def train(
     *,
     console: Console,
     layout: meshes.Layout = meshes.BY_ITSELF,
+    loggers: tuple[str, ...] = logging.DEFAULT,
 ) -> TrainState:
     """Trains, or resumes, the run of `config` in `workdir`, and returns its last state.
 
-    The devices of `layout` share its batches; the result does not depend on them.
+    The devices of `layout` share its batches; the result does not depend on them. Its numbers
+    go to `loggers`, names of `logging.LOGGERS`.
 
     Raises:
       UserError: bad config or data, a workdir of another config or in use by another
@@ -36,7 +38,7 @@ def train(
     """
     config = config_lib.validated(config)
     with stop_signal() as signal_came:
-        outcome = _train(config, workdir, console, signal_came, layout)
+        outcome = _train(config, workdir, console, signal_came, layout, loggers)
         if outcome.error is not None:
             raise UserError(outcome.error)
         number = int(hosts.largest([signal_came() or 0])[0])
@@ -52,6 +54,7 @@ def _train(
     console: Console,
     signal_came: Callable[[], int | None],
     layout: meshes.Layout,
+    loggers: tuple[str, ...],
 ) -> Outcome:
     batch_size = config.training.batch_size
     num_steps = programs.set_up(config).plan.num_steps
@@ -63,6 +66,7 @@ def _train(
             stopped=lambda: signal_came() or 0,
             report=lambda name, done, text: show(done, text),
             layout=layout,
+            loggers=loggers,
         )
         (outcome,) = loop.train_together([Run(workdir.name, workdir, config)], around)
     return outcome
