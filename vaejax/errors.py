@@ -45,7 +45,7 @@ def unknown(where: str, got: Any, legal: Iterable[str]) -> UserError:
 
 
 def counted(problems: Sequence[str]) -> str:
-    """"2 problems: a; b": all of them, or as many as one can read and how many more there are."""
+    """ "2 problems: a; b": all of them, or as many as one can read and how many more there are."""
     told, length = [], 0
     for problem in problems:
         length += len(problem)
