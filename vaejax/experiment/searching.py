@@ -1,7 +1,7 @@
 """The flags of a search: --search, --trials, --batch, --rungs, --search_seed."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from absl import flags
 from rich.console import Console
@@ -14,6 +14,7 @@ from vaejax.sweeps.search import Request
 
 _RANGES = {"trials": (1, 100_000), "batch": (1, 10_000), "rungs": (1, 10)}
 _RANGES |= {"search_seed": (0, 2**31 - 1), "seeds": (1, 100_000)}
+_FIELDS = {"search_seed": "seed"}
 
 
 def define_flags() -> None:
@@ -32,7 +33,8 @@ def runner(path_text: str) -> Callable[..., list[Result]]:
 
     What is left to give is the config, `task` and how to launch. Raises UserError.
     """
-    asked, count = request(), flags.FLAGS.seeds
+    count = flags.FLAGS.seeds
+    asked = request(flags.FLAGS.search, {flag: flags.FLAGS[flag].value for flag in _RANGES})
     if asked is not None:
         return functools.partial(search.search, space=spaces.load(path_text), request=asked)
     items = sweeps.load(path_text)
@@ -48,10 +50,12 @@ def report_failures(line: str | None, console: Console) -> None:
         console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
 
 
-def request() -> Request | None:
-    """The search that the flags ask for, None where it is a sweep. Raises UserError."""
-    name = flags.FLAGS.search
-    given = {flag: flags.FLAGS[flag].value for flag in _RANGES}
+def request(name: str | None, given: Mapping[str, int | None]) -> Request | None:
+    """The search called `name` with what was `given` by flag, None where it is a sweep.
+
+    Raises:
+      UserError: an unknown name, a number out of range, none of trials, or one without a search.
+    """
     given = {flag: value for flag, value in given.items() if value is not None}
     if name is None:
         alone = [flag for flag in given if flag != "seeds"]
@@ -66,6 +70,5 @@ def request() -> Request | None:
         low, high = _RANGES[flag]
         if not low <= value <= high:
             raise UserError(f"--{flag}: must be in {low}..{high:,}, got {shown(value)}")
-    if "search_seed" in given:
-        given["seed"] = given.pop("search_seed")
-    return Request(name, **given)
+    fields = {_FIELDS.get(flag, flag): value for flag, value in given.items()}
+    return Request(name, **fields)
