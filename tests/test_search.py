@@ -47,6 +47,7 @@ BAD_SPACES = {
     "no range": ({RATE: (0.1, 1.0)}, "needs sweeps.spaces.Uniform(low, high) or Choice"),
     "empty range": ({RATE: Uniform(1.0, 1.0)}, "needs numbers low < high, got 1.0, 1.0"),
     "no number": ({RATE: Uniform("a", 1.0)}, "needs numbers low < high, got 'a', 1.0"),
+    "huge": ({RATE: Uniform(1.0, 10**400)}, "needs numbers low < high, got 1.0, a huge number"),
     "no end": ({RATE: Uniform(1.0, math.inf)}, "needs numbers low < high"),
     "log of 0": ({RATE: Uniform(0.0, 1.0, log=True)}, "log=True needs 0 < low, got 0.0"),
     "log of text": ({RATE: Uniform(0.1, 1.0, log="no")}, "log is true or false, got 'no'"),
@@ -74,9 +75,10 @@ def test_bad_spaces_are_refused(case):
 def test_all_problems_of_a_space_are_listed():
     with pytest.raises(UserError) as error:
         spaces.check(small_config(), {RATE: Uniform(2.0, 1.0), "sed": Uniform(0.0, 1.0)})
-    for sentence in ("2 problems", "got 2.0, 1.0", "'sed'", "nothing was started"):
+    for sentence in ("--sweep: 2 problems", "got 2.0, 1.0", "'sed'", "nothing was started"):
         assert sentence in str(error.value)
-    assert str(error.value).count("nothing was started") == 1
+    for once in ("problems", "nothing was started", "unknown 'sed'"):
+        assert str(error.value).count(once) == 1
 
 
 def test_a_list_is_not_searched_and_a_space_is_not_swept(tmp_path):
@@ -136,6 +138,13 @@ def test_random_draws_are_of_the_space_and_do_not_depend_on_the_batches():
         assert abs(values.mean() - middle) < 4 * width / np.sqrt(12 * 300)
     chosen = [item["optimizer.b2"] for item in drawn]
     assert abs(chosen.count(0.9) - 150) < 4 * np.sqrt(300) / 2
+
+
+def test_numbers_of_a_narrow_range_are_told_apart():
+    drawn = samplers.random({"optimizer.b2": Uniform(0.999, 0.9999)}, [], 100, seed=0, first=0)
+    assert len({item["optimizer.b2"] for item in drawn}) == 100
+    assert all(0.999 <= item["optimizer.b2"] <= 0.9999 for item in drawn)
+    assert spaces.rounded({RATE: Uniform(1.00004, 2.0)}, {RATE: 1.000041}) == {RATE: 1.00004}
 
 
 def test_optuna_that_is_not_installed(monkeypatch):
@@ -237,6 +246,25 @@ def test_a_trial_is_judged_by_the_mean_of_its_seeds_where_none_failed():
         found.append(Result(member, None if missing else row, "diverged" if missing else None))
     assert search.scores(found) == {"a": -1.5}
     assert search.scores([]) == {}
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        {"name": "a", "params": {RATE: 0.2}, "epochs": 3},
+        {"name": "a", "params": {RATE: "0.2"}, "epochs": 3},
+        {"name": "a", "params": {BETA: 0.2}, "epochs": 3},
+        {"name": "a", "params": {RATE: 0.01}, "epochs": 2},
+        None,
+    ],
+)
+def test_a_record_that_was_changed_by_hand_is_refused(tmp_path, trial):
+    request, space = Request("random", 4), {RATE: Uniform(0.001, 0.1)}
+    settings = search._settings(space, request, [3])
+    batches = [[] if trial is None else [trial]]
+    (tmp_path / "search.json").write_text(json.dumps({**settings, "batches": batches}))
+    with pytest.raises(UserError, match=r"search\.json: holds trials that no search proposed"):
+        search.search(small_config(), space, request, launch.Task(tmp_path), console=QUIET)
 
 
 def _search(workdir, trials, **options):

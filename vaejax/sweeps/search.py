@@ -91,7 +91,7 @@ def search(
         samplers.load_optuna()
     rungs, path = rungs_of(config, request), task.workdir / SEARCH
     settings = _settings(space, request, rungs)
-    batches, found = _read(path, settings, request), []
+    batches, found = _read(path, settings, request, space), []
     run = functools.partial(
         launch.sweep, config, task=task, console=console, launcher=launcher, address=address
     )
@@ -242,8 +242,12 @@ def _content(path: pathlib.Path) -> dict[str, Any]:
     return json_files.read_json(path, json_files.SEARCH)
 
 
-def _read(path: pathlib.Path, settings: dict[str, Any], request: Request) -> Batches:
-    """The batches of an earlier launch. Raises UserError where it was of another search."""
+def _read(path: pathlib.Path, settings: dict[str, Any], request: Request, space: Space) -> Batches:
+    """The batches of an earlier launch.
+
+    Raises:
+      UserError: it was of another search, it had more trials, or the file was changed by hand.
+    """
     if not path.is_file():
         return []
     values = _content(path)
@@ -256,6 +260,10 @@ def _read(path: pathlib.Path, settings: dict[str, Any], request: Request) -> Bat
             f"another workdir or the same values"
         )
     batches = [[Trial(**trial) for trial in batch] for batch in values["batches"]]
-    if (total := sum(map(len, batches))) > request.trials:
+    trials = [trial for batch in batches for trial in batch]
+    legal = [t.epochs in settings["epochs"] and spaces.holds(space, t.params) for t in trials]
+    if not all(batches) or not all(legal):
+        raise UserError(f"{path}: holds trials that no search proposed; choose another workdir")
+    if (total := len(trials)) > request.trials:
         raise UserError(f"--trials: {path.parent} has {total} already, got {request.trials}")
     return batches

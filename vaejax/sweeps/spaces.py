@@ -4,7 +4,6 @@ A file's `get_space()` returns `{"dotted.path": Uniform(...) | Choice(...)}`.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +72,7 @@ def _check_dimension(config: Config, path: Any, dimension: Any) -> None:
         raise UserError("the luckiest seed is no better setting; --seeds=N takes the mean of N")
     values = _extremes(dimension)
     items = [{sweeps.NAME: f"value-{i}", path: value} for i, value in enumerate(values)]
+    sweeps.members(config, items[:1])  # a key that is wrong for one is so for all: said once
     if len(sweeps.groups(sweeps.members(config, items))) > 1:
         raise UserError(
             f"config.{path} changes shapes or code, and a search trains its trials as one "
@@ -103,7 +103,7 @@ def _extremes(dimension: Any) -> tuple[Any, ...]:
 
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and abs(value) < math.inf
+    return is_number and abs(value) < 1e300
 
 
 def plain(space: Space) -> dict[str, Any]:
@@ -121,13 +121,27 @@ def _fields(dimension: Dimension) -> dict[str, Any]:
 
 
 def rounded(space: Space, params: Mapping[str, float]) -> sweeps.Overrides:
-    """Proposed numbers as a config has them: to 4 digits, inside their range; a choice by index."""
+    """Proposed numbers as a config has them: to 4 digits, or 8 where the range is narrow, inside
+    their range; a choice, which is proposed by its index, as its value.
+    """
     found = {}
     for path, dimension in space.items():
         value = params[path]
         if isinstance(dimension, Choice):
             found[path] = dimension.values[int(value)]
-        else:
-            near = float(f"{value:.4g}")
-            found[path] = min(max(near, float(dimension.low)), float(dimension.high))
+            continue
+        low, high = float(dimension.low), float(dimension.high)
+        digits = 4 if high - low > 0.1 * max(abs(low), abs(high)) else 8
+        found[path] = min(max(float(f"{value:.{digits}g}"), low), high)
     return found
+
+
+def holds(space: Space, params: Mapping[str, Any]) -> bool:
+    """Whether `params` could have been proposed."""
+    return {*space} == {*params} and all(_is_of(d, params[path]) for path, d in space.items())
+
+
+def _is_of(dimension: Dimension, value: Any) -> bool:
+    if isinstance(dimension, Choice):
+        return value in dimension.values
+    return _is_number(value) and dimension.low <= value <= dimension.high
