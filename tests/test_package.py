@@ -55,7 +55,7 @@ def test_every_extra_is_of_packages_that_are_named():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    assert {"cuda12", "cuda13", "tpu", "ray", "test", "prepare"} <= set(extras)
+    assert {"cuda12", "cuda13", "tpu", "ray", "test", "prepare", "optuna"} <= set(extras)
     assert "py.typed" in setup["options.package_data"]["vaejax"]
 
 

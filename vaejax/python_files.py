@@ -15,13 +15,14 @@ def shipped(path: str | pathlib.Path) -> pathlib.Path:
     return inside if inside.is_file() else _PACKAGE.parent / path
 
 
-def call(reference: str, function: str, *, flag: str) -> Any:
+def call(reference: str, function: str, *, flag: str, unlike: tuple[str, str] = ("", "")) -> Any:
     """What `function(argument)` of "path/to/file.py" or "path/to/file.py:argument" returns.
 
     A path that begins with "configs/", and is no file here, is one of those that come with vaejax.
 
     Raises:
-      UserError: naming `flag`: no such file, or a file that does not run.
+      UserError: naming `flag`: no such file, a file that does not run, or one that defines the
+        function `unlike[0]`, a file of another kind, for which `unlike[1]` says what to do.
     """
     if not reference.strip():
         raise UserError(f"{flag}: needs a file, got {reference!r} (a shell variable not set?)")
@@ -34,12 +35,21 @@ def call(reference: str, function: str, *, flag: str) -> Any:
             raise UserError(f"{flag}: {reference}: is no Python file; its name must end in .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        _refuse_other_kind(module, function, *unlike, where=f"{flag}: {reference}")
         wanted = getattr(module, function)
         return wanted(argument) if argument else wanted()
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the user's code: anything may come, sys.exit too
         raise UserError(f"{flag}: {reference}: {type(error).__name__}: {error}") from error
+
+
+def _refuse_other_kind(module: Any, function: str, other: str, advice: str, *, where: str) -> None:
+    if not other or not hasattr(module, other):
+        return
+    if hasattr(module, function):
+        raise UserError(f"{where}: defines {function} and {other}; keep one of them")
+    raise UserError(f"{where}: defines {other}, not {function}; {advice}")
 
 
 def _shipped_config(path: pathlib.Path, flag: str) -> pathlib.Path:

@@ -42,6 +42,14 @@ def file_inside(value: Any) -> str:
 
 CONFIG = dict  # `config.from_dict` checks every key and value
 GROUPS = [[str]]
+SEARCH = {
+    "search": str,
+    "search_seed": int,
+    "seeds": None,
+    "epochs": [int],
+    "space": dict,
+    "batches": [[{"name": str, "params": dict, "epochs": int}]],
+}
 FAILED = {"step": int, "error": str, "retry?": str}
 METRICS_ROW = {"step": int, "*": float}
 _ESTIMATE = {"value": float, "*": None}

@@ -66,7 +66,7 @@ def sweep(
       Stopped: SIGTERM or SIGINT came first; what was done is saved.
     """
     members, workdir = sweeps.members(config, items), task.workdir
-    _check(members, workdir)
+    check(members, workdir)
     if launcher == "ray":
         ray_launcher.connect(address)
     with workdir_lib.lock(workdir) as warning, train.stop_signal() as signal_came:
@@ -114,7 +114,7 @@ def failure_line(found: Sequence[Result]) -> str | None:
     return f"{len(failed)} of {len(found)} members failed: {'; '.join(failed)}"
 
 
-def _check(members: Sequence[Member], workdir: pathlib.Path) -> None:
+def check(members: Sequence[Member], workdir: pathlib.Path) -> None:
     """Checks data, models and folders of all members. Raises UserError naming all problems."""
     problems = []
     splits.held_out(members[0].config, "test")

@@ -24,7 +24,7 @@ NAME = "name"
 _LEGAL_NAME = re.compile(r"[A-Za-z0-9][\w.=,+-]{0,150}")
 _SHARED = ("dataset", "evaluation")
 _MOST_SEEDS = 100_000
-_RESERVED = ("sweep.json", "sweep.csv", "groups.json", "failed.json")
+_RESERVED = ("sweep.json", "sweep.csv", "groups.json", "failed.json", "search.json")
 
 
 class Member(NamedTuple):
@@ -136,7 +136,9 @@ def load(path_text: str) -> list[Overrides]:
     Raises:
       UserError: no such file, a file that does not run, or not a list of dicts.
     """
-    return checked(python_files.call(path_text, "get_sweep", flag="--sweep"), path_text)
+    other = ("get_space", "a space is searched: add --search=optuna or --search=random")
+    found = python_files.call(path_text, "get_sweep", flag="--sweep", unlike=other)
+    return checked(found, path_text)
 
 
 def checked(items: Any, source: str) -> list[Overrides]:

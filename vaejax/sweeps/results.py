@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from vaejax.evaluation import means, seeds, terminal
 from vaejax.evaluation.means import SeedMean
+from vaejax.storage import workdir as workdir_lib
 from vaejax.sweeps.members import Member
 
 SPLITS = ("validation", "test")
@@ -118,6 +120,16 @@ def best(rows: Sequence[Row], ranked: str) -> Row | None:
     A setting of which seeds failed is the best one only where there is no whole one.
     """
     return rows[0] if rows and _rank(rows[0], ranked)[0] else None
+
+
+def best_line(results: Sequence[Result], workdir: pathlib.Path) -> str:
+    """The best setting, what it changes, and where the config of its first run lies."""
+    first = best(settings(results), _ranked(results))
+    if first is None:
+        return "best: none has a finite result"
+    changes = ", ".join(f"{path}={value}" for path, value in first.overrides.items())
+    config = workdir / first.members[0] / workdir_lib.CONFIG
+    return f"best by validation: {first.name}{changes and f' ({changes})'}; its config: {config}"
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
