@@ -104,10 +104,17 @@ def test_entropies_in_closed_form():
     assert entropy(straight) == pytest.approx(entropy(twisted), abs=1e-3)
 
 
+def _nodes(per_axis):
+    """A rule over z, and the part of N(z; 0, I) that each of its nodes stands for."""
+    rule = plane.trapezoidal(5.0, per_axis)
+    density = stats.multivariate_normal(np.zeros(2)).pdf(rule.nodes)
+    return rule, density * np.exp(np.asarray(rule.log_weights, np.float64))
+
+
 def test_density_of_a_linear_decoder_is_the_closed_form():
     """Quadrature over z of a linear-Gaussian model is its log p(x), and integrates to one."""
     weights, bias, scale = np.array([[0.9, 0.3], [-0.2, 0.7]]), np.array([0.2, -0.1]), 0.4
-    rule, node_weights = density._nodes(101)
+    rule, node_weights = _nodes(101)
     line = grids.axis(6.0, 81)
     values = grids.node_mixture(rule.nodes @ weights.T + bias, node_weights, scale, line)
     covariance = weights @ weights.T + scale**2 * np.eye(2)
@@ -124,23 +131,27 @@ def test_density_of_a_linear_decoder_is_the_closed_form():
 
 
 @functools.cache
-def _vae(size):
+def _vae(size, prior="normal"):
     """A VAE of two latents for points of `size` numbers."""
-    config = model_config(latent_dims=(2,), encoder="mlp(hidden_dims=(6,))", likelihood="normal")
+    config = model_config(
+        latent_dims=(2,), encoder="mlp(hidden_dims=(6,))", likelihood="normal", prior=prior
+    )
     return latent_variable.build(config, DataSpec((size,), None))
 
 
-def test_density_of_a_vae_by_three_routes():
+@pytest.mark.parametrize("prior", ["normal", "mixture(num_components=3)"])
+def test_density_of_a_vae_by_three_routes(prior):
     """The product of matrices, the log-space sum and adaptive Gauss-Hermite agree."""
-    model = _vae(2)
+    model = _vae(2, prior)
     params = jax.jit(model.init)(jax.random.key(2))
     params["generative"] = jax.tree.map(lambda leaf: 1.3 * leaf, params["generative"])
     params["generative"]["likelihood"]["log_scale"] = jnp.asarray(-0.7)
-    rule, weights = density._nodes(121)
+    rule = plane.trapezoidal(5.0, 121)
     line = grids.axis(2.0, 3)
     x = grids.points(line, 2).astype(np.float32)
-    loc = jax.jit(density._decoder(model))(params, rule.nodes.astype(np.float32))
-    product = grids.node_mixture(np.asarray(loc, np.float64), weights, np.exp(-0.7), line)
+    loc, log_prior = density.at_nodes(model)(params, rule.nodes.astype(np.float32))
+    masses = np.exp(np.asarray(log_prior, np.float64) + rule.log_weights)
+    product = grids.node_mixture(np.asarray(loc, np.float64), masses, np.exp(-0.7), line)
     summed = density.log_marginal(params, x, rule, model=model)
     np.testing.assert_allclose(np.log(product), summed, atol=2e-5)
     module = evidence.ESTIMATORS["quadrature"]
@@ -159,7 +170,7 @@ def _untrained():
         target = _target(name)
         model = _vae(target.size)
         history = [jax.jit(model.init)(key) for key in jax.random.split(jax.random.key(4), 2)]
-        options = {"decode": jax.jit(density._decoder(model)), "model": model, "config": config}
+        options = {"at": density.at_nodes(model), "model": model, "config": config}
         courses[name] = density._course(target, history, jax.random.key(5), **options)
     return density.Findings((0, 9), 16, courses)
 
@@ -189,7 +200,7 @@ def test_animation_shows_every_record_and_is_small():
 
 @pytest.mark.parametrize(("scale", "expected"), [(10.0, 0.0), (1e-6, 1.0)])
 def test_unresolved_counts_nodes_that_are_further_apart_than_the_scale(scale, expected):
-    rule, weights = density._nodes(21)
+    rule, weights = _nodes(21)
     assert grids.unresolved(rule.nodes, weights, scale) == pytest.approx(expected, abs=0.01)
 
 
@@ -340,7 +351,7 @@ def test_annealed_agrees_with_the_exact_value_for_every_variant():
 
 
 def test_the_square_of_latents_holds_the_prior():
-    rule, weights = density._nodes(101)
+    rule, weights = _nodes(101)
     assert weights.sum() == pytest.approx(1.0, abs=2e-6)
     assert plane.log_marginal(
         jnp.asarray(-0.5 * (rule.nodes**2).sum(axis=1) - np.log(2 * np.pi)), rule

@@ -1,11 +1,12 @@
 """What p_theta(x) is: a VAE's density drawn while it learns one that is known.
 
-p_theta(x) = integral of N(z; 0, I) N(x; f(z), s^2 I) dz over the plane of two latents, by
+p_theta(x) = integral of p(z) N(x; f(z), s^2 I) dz over the plane of two latents, by
 the trapezoidal rule on a square of nodes: a mixture of normals, one per node, so that its
 values on a grid of x are a product of two small matrices.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -48,6 +49,7 @@ class Config:
     num_samples: int = field(16, "samples K of z in the objective L_K; 1: the ELBO", low=1)
     learning_rate: float = field(5e-3, "first rate of Adam; cosine to 0", low=0.0)
     hidden_units: int = field(64, "width of the two hidden layers", low=1)
+    prior: str = field("normal", "p(z), as model.prior names it")
     num_records: int = field(20, "checkpoints of training that are drawn", low=3)
     first_scale: float = field(0.5, "standard deviation of p(x|z) at the start", low=1e-3)
     grid_nodes: int = field(160, "nodes per latent of the quadrature", low=21)
@@ -103,13 +105,6 @@ def _scale(params: Params) -> float:
     return float(np.exp(np.float64(params["generative"]["likelihood"]["log_scale"])))
 
 
-def _nodes(per_axis: int) -> tuple[plane.Rule, Float[np.ndarray, "M"]]:
-    """The rule over z, and the part of N(z; 0, I) that each of its nodes stands for."""
-    rule = plane.trapezoidal(_HALF_WIDTH_Z, per_axis)
-    log_prior = -0.5 * np.sum(rule.nodes**2, axis=1) - np.log(2.0 * np.pi)
-    return rule, np.exp(log_prior + rule.log_weights)
-
-
 def log_marginal(
     params: Params, x: Float[np.ndarray, "N D"], rule: plane.Rule, *, model: VAE
 ) -> Float[np.ndarray, "N"]:
@@ -130,6 +125,7 @@ def _settings(config: Config, size: int, *, seed: int) -> config_lib.Config:
             model=Model(
                 latent_dims=(2,),
                 likelihood="normal",
+                prior=config.prior,
                 encoder=f"mlp(hidden_dims={hidden}, activation='relu')",
             ),
             objective=Objective(bound="iwae", num_samples=config.num_samples),
@@ -159,9 +155,15 @@ def _train(
     return train.epochs(settings, images, model=model, kind="real", start=start)
 
 
-def _decoder(model: VAE) -> Callable[..., Array]:
-    """`(params, z [M, 2]) -> E[x|z] [M, D]`."""
-    return jax.vmap(lambda params, z: model.likelihood(params, z).mean, in_axes=(None, 0))
+@functools.cache
+def at_nodes(model: VAE) -> Callable[..., tuple[Array, Array]]:
+    """`(params, z [M, 2]) -> E[x|z] [M, D], log p(z) [M]`."""
+
+    def both(params, z):
+        log_prior = jax.vmap(model.prior(model.prepare(params)).log_prob)(z)
+        return jax.vmap(lambda z: model.likelihood(params, z).mean)(z), log_prior
+
+    return jax.jit(both)
 
 
 def _course(
@@ -170,23 +172,28 @@ def _course(
     key: PRNGKeyArray,
     *,
     model: VAE,
-    decode: Callable[..., Array],
+    at: Callable[..., tuple[Array, Array]],
     config: Config,
 ) -> Course:
-    """Draws p_theta at every record of `history` and measures it against the truth."""
+    """Draws p_theta at every record of `history` and measures it against the truth.
+
+    `at` is `at_nodes(model)`, compiled once for the densities of one size.
+    """
     line = grids.axis(_HALF_WIDTH_X, _POINTS[target.size])
     log_prob = grids.log_prob_grid(target, line)
 
-    def draw(params, rule, weights):
-        loc = np.asarray(decode(params, np.asarray(rule.nodes, np.float32)), np.float64)
-        return loc, grids.node_mixture(loc, weights, _scale(params), line)
+    def draw(params, rule):
+        found = at(params, np.asarray(rule.nodes, np.float32))
+        loc, log_prior = (np.asarray(values, np.float64) for values in found)
+        masses = np.exp(log_prior + np.asarray(rule.log_weights, np.float64))
+        return loc, masses, grids.node_mixture(loc, masses, _scale(params), line)
 
-    rule, weights = _nodes(config.grid_nodes)
-    drawn = [draw(params, rule, weights) for params in history]
-    model_density = np.stack([values for _, values in drawn])
+    rule = plane.trapezoidal(_HALF_WIDTH_Z, config.grid_nodes)
+    drawn = [draw(params, rule) for params in history]
+    model_density = np.stack([values for *_, values in drawn])
     kl = [grids.kl_on_grid(log_prob, values, line, target.size) for values in model_density]
     last = history[-1]
-    _, finer = draw(last, *_nodes(3 * config.grid_nodes // 2))
+    *_, finer = draw(last, plane.trapezoidal(_HALF_WIDTH_Z, 3 * config.grid_nodes // 2))
     x = jax.jit(jax.vmap(target.sample))(jax.random.split(key, config.test_samples))
     return Course(
         size=target.size,
@@ -200,7 +207,7 @@ def _course(
         sampled=means.over_examples(log_marginal(last, np.asarray(x), rule, model=model)),
         kl_shift=abs(grids.kl_on_grid(log_prob, finer, line, target.size) - kl[-1]),
         density_shift=float(np.max(np.abs(finer - model_density[-1])) / model_density[-1].max()),
-        unresolved=grids.unresolved(drawn[-1][0], weights, _scale(last)),
+        unresolved=grids.unresolved(*drawn[-1][:2], _scale(last)),
     )
 
 
@@ -223,7 +230,7 @@ def compute(config: Config, *, seed: int) -> Findings:
         course = _train(target, train_key, config=config, settings=settings, model=model)
         history = [params for epoch, params in enumerate(course) if epoch in recorded]
         courses[name] = _course(
-            target, history, test_key, model=model, decode=jax.jit(_decoder(model)), config=config
+            target, history, test_key, model=model, at=at_nodes(model), config=config
         )
     steps = tuple(_STEPS_PER_EPOCH * epoch for epoch in recorded)
     return Findings(steps, config.num_samples, courses)
