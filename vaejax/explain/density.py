@@ -24,7 +24,8 @@ from vaejax.evaluation.means import ExampleMean
 from vaejax.explain import densities, density_pictures, grids, measure, plane, train
 from vaejax.explain.densities import Density
 from vaejax.explain.result import Picture
-from vaejax.models import latent_variable
+from vaejax.models import latent_variable, priors
+from vaejax.parts import Part
 from vaejax.schema import field
 from vaejax.types import DataSpec, Params
 from vaejax.types import Model as VAE
@@ -44,14 +45,14 @@ class Config:
     """
 
     names: tuple[Name, ...] = field(tuple(densities.DENSITIES), "which densities")
-    num_steps: int = field(3000, "training steps, rounded up to tens", low=2)
-    batch_size: int = field(48, "fresh samples per step (1-d: a quarter)", low=4)
+    num_steps: int = field(6000, "training steps, rounded up to tens", low=2)
+    batch_size: int = field(128, "fresh samples per step (1-d: a quarter)", low=4)
     num_samples: int = field(16, "samples K of z in the objective L_K; 1: the ELBO", low=1)
     learning_rate: float = field(5e-3, "first rate of Adam; cosine to 0", low=0.0)
     hidden_units: int = field(64, "width of the two hidden layers", low=1)
-    prior: str = field("normal", "p(z), as model.prior names it")
+    prior: Part = field("mixture(num_components=60)", "p(z)", parts=priors.PRIORS)
     num_records: int = field(20, "checkpoints of training that are drawn", low=3)
-    first_scale: float = field(0.5, "standard deviation of p(x|z) at the start", low=1e-3)
+    first_scale: float = field(0.2, "standard deviation of p(x|z) at the start", low=1e-3)
     grid_nodes: int = field(160, "nodes per latent of the quadrature", low=21)
     test_samples: int = field(1000, "samples of the density for E log p_theta", low=2)
 

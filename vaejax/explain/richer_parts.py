@@ -15,7 +15,8 @@ from vaejax.evidence import gaps
 from vaejax.evidence.estimators import annealed
 from vaejax.explain import draw, measure, train
 from vaejax.explain.result import Picture
-from vaejax.models import latent_variable
+from vaejax.models import latent_variable, posteriors, priors
+from vaejax.parts import Part
 from vaejax.schema import field
 
 QUESTION = "Does a richer q(z|x) or a richer p(z) buy log p(x), and what does each do to the gap?"
@@ -26,9 +27,13 @@ _PLAIN = {"prior": "normal", "posterior": "normal"}
 class Config:
     """VAEs of the binarised digits that differ in p(z) or in q(z|x) alone."""
 
-    posteriors: tuple[str, ...] = field(("full_normal", "coupling"), "richer q, each with N(0, I)")
-    priors: tuple[str, ...] = field(
-        ("mixture(num_components=50)", "vamp(num_components=50)"), "richer p, each with a normal q"
+    posteriors: tuple[Part, ...] = field(
+        ("full_normal", "coupling"), "richer q, each with N(0, I)", parts=posteriors.POSTERIORS
+    )
+    priors: tuple[Part, ...] = field(
+        ("mixture(num_components=50)", "vamp(num_components=50)"),
+        "richer p, each with a normal q",
+        parts=priors.PRIORS,
     )
     num_seeds: int = field(2, "trainings of each, averaged", low=1)
     num_epochs: int = field(120, "epochs of training", low=1)
@@ -81,8 +86,8 @@ class Findings(NamedTuple):
 
 
 def _variants(config: Config) -> list[dict[str, str]]:
-    richer_q = [_PLAIN | {"posterior": name} for name in config.posteriors]
-    return [_PLAIN, *richer_q, *(_PLAIN | {"prior": name} for name in config.priors)]
+    richer_q = [_PLAIN | {"posterior": str(part)} for part in config.posteriors]
+    return [_PLAIN, *richer_q, *(_PLAIN | {"prior": str(part)} for part in config.priors)]
 
 
 def _measured(config: Config, parts: dict[str, str], *, seed: int) -> tuple[np.ndarray, ...]:
