@@ -239,10 +239,8 @@ def test_closed_form_kl_is_the_sum_over_states():
     assert _case("categorical")[0].kl_groups is None
 
 
-CASES = [pytest.param(name, marks=() if name == "sbn-2" else pytest.mark.slow) for name in MODELS]
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_estimators_without_a_path_have_the_enumerated_gradient(name):
     """Every coordinate of theta and phi within 4.5 errors (of some 7,000 in all); what is unsound
     outside of 6."""

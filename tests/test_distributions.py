@@ -152,7 +152,13 @@ BIJECTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", BIJECTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "autoregressive" else ())
+        for name in BIJECTIONS
+    ],
+)
 def test_bijections_invert_and_know_their_jacobian(name):
     bijection = BIJECTIONS[name]
     params = perturbed(bijection.init(jax.random.key(0)), jax.random.key(1), 0.3)
@@ -265,6 +271,7 @@ def _mixture(num_components=7, size=3, scale=1.0, dtype=float):
     )
 
 
+@pytest.mark.slow
 def test_mixture_of_normals_is_numpyros_in_value_and_gradient():
     ours = _mixture()
 

@@ -93,9 +93,8 @@ def test_every_estimate_equals_its_definition(run):
             np.testing.assert_allclose(found.variances[name][i], value, rtol=2e-3, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "chunk_size", [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 10_000))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_size", [1, 7, 10_000])
 def test_result_does_not_depend_on_memory_chunks(run, chunk_size):
     model, params, x = run
     reference = _evaluate(model, params, x, chunk_size=30)

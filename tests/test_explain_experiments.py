@@ -139,7 +139,9 @@ def _vae(size, prior="normal"):
     return latent_variable.build(config, DataSpec((size,), None))
 
 
-@pytest.mark.parametrize("prior", ["normal", "mixture(num_components=3)"])
+@pytest.mark.parametrize(
+    "prior", ["mixture(num_components=3)", pytest.param("normal", marks=pytest.mark.slow)]
+)
 def test_density_of_a_vae_by_three_routes(prior):
     """The product of matrices, the log-space sum and adaptive Gauss-Hermite agree."""
     model = _vae(2, prior)

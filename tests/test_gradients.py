@@ -137,7 +137,9 @@ def _check(estimators):
                 assert worst > 6.0, (name, estimator)
 
 
-@pytest.mark.parametrize("name", ["iwae", "renyi", "jackknife"])
+@pytest.mark.parametrize(
+    "name", ["iwae", *(pytest.param(n, marks=pytest.mark.slow) for n in ("renyi", "jackknife"))]
+)
 def test_beta_enters_the_doubly_reparameterized_weights(name):
     _, params = _model()
     target = Target(bounds.FUNCTIONS[name], 2, beta=0.4)
@@ -146,6 +148,7 @@ def test_beta_enters_the_doubly_reparameterized_weights(name):
         _assert_unbiased(draws, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["pathwise", "doubly_reparameterized"])
 def test_theta_and_phi_may_follow_different_bounds(estimator):
     """PIWAE: theta's gradient is IWAE's on all samples, phi's is MIWAE's, on the same draws."""

@@ -313,6 +313,7 @@ def test_a_finished_run_whose_checkpoint_cannot_be_read_never_starts_over(copied
     assert int(train.train(small_config(), copied, console=QUIET).step) == 3 * 7
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_during_training_is_one_line(tmp_path):
     workdir, aside = tmp_path / "run", tmp_path / "aside"
 

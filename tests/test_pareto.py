@@ -19,7 +19,7 @@ def _log_weights(kind, size, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["light", "normal", "heavy", "student"])
-@pytest.mark.parametrize("size", [100, 1000, 5000])
+@pytest.mark.parametrize("size", [100, pytest.param(1000, marks=pytest.mark.slow), 5000])
 def test_k_hat_and_smoothed_weights_agree_with_arviz(kind, size):
     arviz = pytest.importorskip("arviz_stats.base").array_stats
     log_weights = _log_weights(kind, size).astype(np.float32)

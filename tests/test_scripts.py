@@ -188,6 +188,7 @@ def test_every_form_of_an_override_is_accepted(copied):
     assert "objective.allow_biased: True != False" in biased.err
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_for_more_epochs_and_is_evaluated_with_other_budgets(copied):
     longer = [*SMALL, "--config.training.num_epochs=4"]
     longer.remove("--config.training.num_epochs=3")
