@@ -109,6 +109,16 @@ def test_the_line_goes_through_the_best_elbo():
     assert [str(cell) for cell in above] == ["4.000", "0.000", "2.000"]
 
 
+def test_settings_that_fall_together_share_a_label():
+    parts = [
+        _setting("a", beta=1.0, rate=4.0, distortion=8.0),
+        _setting("b", beta=4.0, rate=0.01, distortion=15.0),
+        _setting("c", beta=8.0, rate=0.0, distortion=15.01),
+    ]
+    texts = planes.figure(planes.plane(parts, None)).axes[0].texts
+    assert [text.get_text().strip() for text in texts] == ["c, b", "a"]
+
+
 def test_runs_without_a_finite_elbo_have_no_line():
     with pytest.raises(UserError, match="no run has a finite ELBO"):
         planes.plane([_setting("a", beta=1.0, rate=np.nan, distortion=1.0)], None)

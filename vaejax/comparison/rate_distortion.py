@@ -168,6 +168,17 @@ def table(found: Plane, *, encoding: str) -> Table:
     return shown
 
 
+def _labels(points: Sequence[Point]) -> dict[tuple[float, float], list[str]]:
+    """Places of labels and the names there: settings that fall together share one."""
+    apart = 0.02 * max([np.ptp([one.rate.value for one in points]), 1e-9]) if points else 0.0
+    found: dict[tuple[float, float], list[str]] = {}
+    for one in points:
+        here = (one.rate.value, one.distortion.value)
+        near = (at for at in found if max(abs(at[0] - here[0]), abs(at[1] - here[1])) < apart)
+        found.setdefault(next(near, here), []).append(one.name)
+    return found
+
+
 def figure(found: Plane) -> Figure:
     """Distortion against rate, a point for each setting, and the line of slope -1."""
     drawn = Figure(figsize=(6.8, 4.8), layout="constrained")
@@ -191,9 +202,8 @@ def figure(found: Plane) -> Figure:
         color=color,
         label="runs; bars: 2 errors",
     )
-    for one in points:
-        where = (one.rate.value, one.distortion.value)
-        text = f" {figures.label(one.name)}"
+    for where, names in _labels(points).items():
+        text = f" {', '.join(map(figures.label, names))}"
         axes.annotate(text, where, (4, 4), textcoords="offset points", fontsize=7)
     top = max([*rate, 0.0])
     if found.curve is not None:
@@ -209,6 +219,9 @@ def figure(found: Plane) -> Figure:
     axes.set(xlabel="rate E KL(q(z|x) || p(z)), nats", ylabel="distortion -E log p(x|z), nats")
     axes.set_title(found.title, fontsize=10, parse_math=False)
     axes.margins(x=0.1)
+    # The line goes on far below every point: it need not be followed there.
+    lowest, highest = min([*distortion, found.best.distortion.value]), axes.get_ylim()[1]
+    axes.set_ylim(lowest - 0.2 * (highest - lowest), highest)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return drawn
