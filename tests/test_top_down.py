@@ -204,6 +204,7 @@ def _z(difference):
 def test_sound_pairs_agree_with_pathwise_in_shared_parameters(merge):
     """No coordinate of theta or phi is off by four errors, over paired draws."""
     names = ("pathwise", "stl", "doubly_reparameterized")
+    _nonlinear(merge)  # made here, not under jit: it is kept for other tests
 
     @jax.jit
     def draws(number):
