@@ -68,6 +68,10 @@ MNIST = ROOT.parent / "shared" / "data" / "tfds"
 
 
 SLOWEST_FIRST = (
+    "test_kills",
+    "test_fusion",
+    "test_hosts",
+    "test_search",
     "test_sweeps",
     "test_scripts",
     "test_explain",
@@ -96,15 +100,43 @@ SLOW_FIXTURES = {
 
 SHARED_BY_NAME = ("test_discrete", "test_models")
 """Their tests of one name share a model, and so a process (`--dist loadgroup`)."""
+SHARED_FIXTURES = (
+    ("test_comparison", "evaluated"),
+    ("test_evidence_run", "trained"),
+    ("test_explain", "found"),
+    ("test_fuzz", "run_folder"),
+    ("test_gradient_lab", "result"),
+    ("test_hostile", "run"),
+    ("test_hosts", "alone"),
+    ("test_levels", "evaluated"),
+    ("test_limits", "original"),
+    ("test_meshes", "found"),
+    ("test_rates", "evaluated"),
+    ("test_sample", "trained"),
+    ("test_scripts", "trained"),
+    ("test_scripts", "unkilled"),
+    ("test_search", "searched"),
+    ("test_sweeps", "together"),
+    ("test_sweeps", "swept"),
+)
+"""Whole runs again: tests that read off one of them share a process, and it is made once."""
+
+
+def _group(item):
+    """The tests that run in one process with `item`, or None."""
+    name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+    if item.path.stem in SHARED_BY_NAME and name is not None:
+        return f"{item.path.stem}-{name}"
+    shared = [pair for pair in SHARED_FIXTURES if pair[1] in item.fixturenames]
+    return next(("-".join(pair) for pair in shared if pair[0] == item.path.stem), None)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """The longest files first, so that two processes end at about the same time."""
     for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        if item.path.stem in SHARED_BY_NAME and "name" in params:
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{params['name']}"))
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
         if SLOW_FIXTURES & {(item.path.stem, name) for name in item.fixturenames}:
             item.add_marker(pytest.mark.slow)
     rank = {name: position for position, name in enumerate(SLOWEST_FIRST)}

@@ -74,13 +74,13 @@ def _metrics(workdir):
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_bit_for_bit_like_one_that_never_was(tmp_path):
     workdir, whole, moment = tmp_path / "run", tmp_path / "whole", random.Random(0)
-    assert run_script("train.py", *RUN, f"--workdir={whole}").code == 0
+    assert run_script("train.py", *RUN, f"--workdir={whole}", timeout=600).code == 0
     command = ("train.py", *RUN, f"--workdir={workdir}")
     for count in range(KILLS):
         assert _killed(command, workdir, tmp_path, moment, longest=0.15), (
             f"ended before kill {count}"
         )
-    finished = run_script(*command)
+    finished = run_script(*command, timeout=600)
     assert finished.code == 0, finished.err
     assert "resuming from step" in finished.out
     assert _leaves(workdir) == _leaves(whole)
@@ -99,7 +99,7 @@ def test_a_sweep_killed_twenty_times_ends_in_the_same_table(tmp_path):
     (tmp_path / "sweep.py").write_text(SWEEP)
     flags = (*SMALL, "--config.training.num_epochs=3", f"--sweep={tmp_path / 'sweep.py'}")
     workdir, whole, moment = tmp_path / "sweep", tmp_path / "whole", random.Random(1)
-    assert run_script("sweep.py", *flags, f"--workdir={whole}").code == 0
+    assert run_script("sweep.py", *flags, f"--workdir={whole}", timeout=600).code == 0
     command, kills, between = ("sweep.py", *flags, f"--workdir={workdir}"), 0, 0
     while kills < KILLS:
         kills += _killed(command, workdir, tmp_path, moment, longest=0.4)
@@ -109,6 +109,6 @@ def test_a_sweep_killed_twenty_times_ends_in_the_same_table(tmp_path):
             for path in (moment.choice(found), workdir / "sweep.csv"):
                 path.unlink()
     assert between >= 3  # some came between the evaluations
-    finished = run_script(*command)
+    finished = run_script(*command, timeout=600)
     assert finished.code == 0, finished.err
     assert (workdir / "sweep.csv").read_bytes() == (whole / "sweep.csv").read_bytes()

@@ -52,6 +52,7 @@ def evaluate(
     rates: bool = False,
     num_examples: int | None = None,
     overrides: Mapping[str, Any] | None = None,
+    draw: bool = True,
     console: Console,
 ) -> Result:
     """Estimates all bounds of the run in `workdir`, and log p(x) by other means where asked.
@@ -64,6 +65,7 @@ def evaluate(
     Args:
       workdir: folder of the run.
       split, num_samples, estimators, gaps, rates, num_examples, overrides: see `settings.Request`.
+      draw: whether figures are made too; each split writes over those of the other.
       console: is told of progress and of what is odd.
 
     Raises:
@@ -82,11 +84,11 @@ def evaluate(
     if rates:
         rates_run.check(subject, settings)
     if not request.wants_evidence:
-        stored = _evaluated(subject, settings, reuse=rates, count=None, console=console)
+        stored = _evaluated(subject, settings, reuse=rates, count=None, draw=draw, console=console)
     else:
         count = settings_lib.num_examples(settings, request, len(subject.held_out.x))
         task = evidence.make_task(subject, settings, request, count=count)
-        stored = _evaluated(subject, settings, reuse=True, count=count, console=console)
+        stored = _evaluated(subject, settings, reuse=True, count=count, draw=draw, console=console)
         stored = evidence.add(subject, task, stored, gaps=gaps, console=console)
     if rates:
         rates_run.measure(subject, stored, settings, console=console)
@@ -131,7 +133,8 @@ def evaluate_subject(
     Runs of one model share the compiled program. Raises UserError on a full disk.
     """
     settings = settings or Settings(evaluation=subject.config.evaluation)
-    return _evaluated(subject, settings, reuse=False, count=None, console=console).result
+    stored = _evaluated(subject, settings, reuse=False, count=None, draw=True, console=console)
+    return stored.result
 
 
 def _evaluated(
@@ -140,6 +143,7 @@ def _evaluated(
     *,
     reuse: bool,
     count: int | None,
+    draw: bool,
     console: Console,
 ) -> Stored:
     """The evaluation of `subject`, with what may be kept of an earlier call's evidence."""
@@ -164,7 +168,7 @@ def _evaluated(
     stored = Stored(result, per_example.arrays(measured), {})
     stored = evidence.carry_over(before, stored, wanted, console=console)
     stored = files.publish(path, stored)
-    if hosts.is_first():
+    if draw and hosts.is_first():
         figures.write(subject, stored.result)
     return stored
 

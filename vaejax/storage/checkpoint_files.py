@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import tempfile
 import warnings
 from typing import Any
 
@@ -19,6 +20,7 @@ _HASHES = "sha256.json"
 _SCHEMA = {"state": str, "files": {"*": str}}
 _OVERHEAD_BYTES = 2**19  # metadata and indices of one checkpoint
 _DENIED = ("PERMISSION_DENIED", "Permission denied", "Input/output error", "Stale file handle")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -37,11 +39,22 @@ def _checkpointer():
 
 
 def require_room(folder: pathlib.Path, state: TrainState) -> None:
-    """Orbax's writer threads print tracebacks on a full disk: better not to start them."""
-    needed = _OVERHEAD_BYTES + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(folder).free
+    """Raises OSError where a disk, a quota or a limit of this process has no room for `state`.
+
+    Orbax's writers print a traceback for each write that fails: better not to start them.
+    """
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    needed, free = size + _OVERHEAD_BYTES, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"No space left on device: {needed:,} bytes needed, {free:,} free")
+    if not hasattr(os, "posix_fallocate"):  # macOS: there the writers find out
+        return
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        try:
+            os.posix_fallocate(probe.fileno(), 0, max(1, size))
+        except OSError as error:
+            if error.errno in _NO_ROOM:  # others say that the call is not known there
+                raise
 
 
 def write(path: pathlib.Path, state: TrainState) -> None:

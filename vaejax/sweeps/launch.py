@@ -257,4 +257,5 @@ def _evaluate(
                 continue
             done = _num_steps(member) * member.config.training.batch_size
             report(member.name, done, f"evaluating on {split}")
-            evaluate.evaluate(folder, split=split, console=quiet)
+            last = split == results.SPLITS[-1]  # whose figures would replace those before
+            evaluate.evaluate(folder, split=split, draw=last, console=quiet)
