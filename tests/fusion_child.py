@@ -88,7 +88,7 @@ def main(path):
     for which, fields in MODELS.items():
         model = latent_variable.build(schema.checked(Model(**fields)), spec)
         params = jax.jit(model.init)(jax.random.key(0))
-        # The moves of SMC are those of annealed chains; half a minute of compilation for each model.
+        # SMC moves as annealed chains do, and takes half a minute to compile for each model.
         chains = functools.partial(_chains, particles=which == "bernoulli")
         for part in (_evaluations, chains):
             for name, value in part(model, params, spec):
