@@ -10,6 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python scripts/evaluate.py --workdir=$(RUN)
 
 PYTEST := $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+# Tests of one group share a process (pytest-xdist 3.8 does so with pytest before 9.2 alone).
 SLOW := $(PYTEST) -m slow --dist loadgroup --durations=15
 
 test: $(VENV)/.test
