@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -377,3 +378,16 @@ def test_many_savers_share_a_pool(tmp_path):
                 saver.save(state_at(step))
     for name in "abcdef":
         assert_restored(tmp_path / name / "checkpoints", 3)
+
+
+def test_a_limit_on_the_size_of_files_is_met_before_anything_is_written(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = {*tmp_path.rglob("*")}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        checkpoint_files.require_room(tmp_path, {"w": np.zeros(1000)})
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint_files.require_room(tmp_path, {"w": np.zeros(1025)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {*tmp_path.rglob("*")} == before
