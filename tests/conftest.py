@@ -72,13 +72,14 @@ SLOWEST_FIRST = (
     "test_fusion",
     "test_hosts",
     "test_search",
+    "test_sweep_launches",
     "test_sweeps",
     "test_scripts",
     "test_explain",
     "test_gradients",
     "test_evidence",
     "test_families",
-    "test_comparison",
+    "test_comparison_report",
 )
 
 
@@ -101,7 +102,7 @@ SLOW_FIXTURES = {
 SHARED_BY_NAME = ("test_discrete", "test_models")
 """Their tests of one name share a model, and so a process (`--dist loadgroup`)."""
 SHARED_FIXTURES = (
-    ("test_comparison", "evaluated"),
+    ("test_comparison_report", "evaluated"),
     ("test_evidence_run", "trained"),
     ("test_explain", "found"),
     ("test_fuzz", "run_folder"),
@@ -117,7 +118,7 @@ SHARED_FIXTURES = (
     ("test_scripts", "unkilled"),
     ("test_search", "searched"),
     ("test_sweeps", "together"),
-    ("test_sweeps", "swept"),
+    ("test_sweep_launches", "swept"),
 )
 """Whole runs again: tests that read off one of them share a process, and it is made once."""
 

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from comparison_runs import make_run
 from matplotlib import pyplot
-from test_comparison import make_run
 
 from vaejax.comparison import report as comparison_report
 from vaejax.comparison.report import Comparable

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from test_comparison import NUM_EXAMPLES, make_run, make_setting
+from comparison_runs import NUM_EXAMPLES, make_run, make_setting
 
 from vaejax import config as config_lib
 from vaejax.comparison import figures, where
