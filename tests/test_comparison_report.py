@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import browser
 import numpy as np
 import pytest
 from comparison_runs import read_csv
@@ -81,10 +82,7 @@ def test_the_report_agrees_with_the_evaluations(evaluated, report):
     assert re.findall(r"^\| (\d) \|", by_class, re.MULTILINE) == list("0123456789")
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs chromium")
 def test_the_page_works_in_a_browser_offline(report, tmp_path):
     """A click on "setting", twice, turns the rows round; every embedded figure decodes."""
     script = """
@@ -95,20 +93,7 @@ def test_the_page_works_in_a_browser_offline(report, tmp_path):
   const widths = [...document.images].map(image => image.naturalWidth);
   document.body.dataset.result = JSON.stringify({names, widths});
 });</script></body>"""
-    page = tmp_path / "page.html"
-    page.write_text((report / "index.html").read_text().replace("</body>", script))
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-        "--disable-background-networking --disable-component-update --virtual-time-budget=5000"
-    )
-    finished = subprocess.run(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-         page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    found = re.search(r'data-result="([^"]*)"', finished.stdout)
-    assert found, finished.stderr[-500:]
-    result = json.loads(found.group(1).replace("&quot;", '"'))
+    result = browser.found((report / "index.html").read_text(), script, tmp_path)
     assert result["names"] == ["k2", "k1"]
     assert len(result["widths"]) == 6
     assert min(result["widths"]) > 300

@@ -5,8 +5,8 @@ import json
 import math
 import re
 import shutil
-import subprocess
 
+import browser
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -375,10 +375,7 @@ def test_numbers_are_written_as_a_reader_would():
     ]
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs chromium")
 def test_the_page_shows_every_figure_in_a_browser(workdir, tmp_path):
     """Every embedded figure decodes, every link of the contents leads somewhere."""
     script = """
@@ -389,20 +386,7 @@ def test_the_page_shows_every_figure_in_a_browser(workdir, tmp_path):
   const wide = document.documentElement.scrollWidth > innerWidth;
   document.body.dataset.result = JSON.stringify({widths, links, wide});
 });</script></body>"""
-    page = tmp_path / "page.html"
-    page.write_text((workdir / "explain.html").read_text().replace("</body>", script))
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-        "--disable-background-networking --disable-component-update --virtual-time-budget=5000"
-    )
-    finished = subprocess.run(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-         page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    shown = re.search(r'data-result="([^"]*)"', finished.stdout)
-    assert shown, finished.stderr[-500:]
-    result = json.loads(shown.group(1).replace("&quot;", '"'))
+    result = browser.found((workdir / "explain.html").read_text(), script, tmp_path)
     entries = json.loads((workdir / "explain.json").read_text())
     assert len(result["widths"]) == sum(len(entry["figures"]) for entry in entries.values())
     assert min(result["widths"]) > 200

@@ -244,6 +244,18 @@ def test_ray_survives_the_loss_of_a_worker(swept, tmp_path, moment):
         assert ours_value == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.slow
+def test_a_sweep_draws_the_figures_of_a_member_once_of_the_test_split(tmp_path, monkeypatch):
+    drawn = []
+    keep = lambda subject, result: drawn.append(result.protocol.split)
+    monkeypatch.setattr(evaluate.figures, "write", keep)
+    config = small_config(training__num_epochs=1)
+    (found,) = sweep_run.sweep(config, [{"seed": 0}], Task(tmp_path), console=QUIET)
+    assert found.error is None
+    assert (tmp_path / "seed=0" / "evaluation-validation.json").exists()
+    assert drawn == ["test"]
+
+
 RAY_DRIVER = """
 import runpy, sys, ray
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
