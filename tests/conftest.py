@@ -12,6 +12,8 @@ NUMERICS = (
     "test_bounds",
     "test_convolutions",
     "test_discrete",
+    "test_gibbs",
+    "test_relaxed",
     "test_distributions",
     "test_evaluation",
     "test_evidence",

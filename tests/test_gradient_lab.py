@@ -21,7 +21,7 @@ from vaejax.laboratory import settings as settings_lib
 from vaejax.laboratory.draws import Moments, Pair
 from vaejax.laboratory.settings import Settings
 from vaejax.models import linear_gaussian
-from vaejax.objectives import bounds, gradients
+from vaejax.objectives import bounds, gradients, surrogates
 
 QUIET = Console(quiet=True)
 BLOCKS = gradient_lab.NUM_BLOCKS
@@ -137,7 +137,7 @@ def test_all_means_every_pair_that_can_be():
     assert "iwae:closed_form_kl" not in labels
     first, second = settings_lib.parse_pairs("renyi(alpha=0.25):stl,elbo:stl")
     assert first.label == "renyi(alpha=0.25):stl"
-    assert second == Pair(bounds.parse("elbo"), "stl")
+    assert second == Pair(bounds.parse("elbo"), gradients.parse("stl"))
 
 
 def test_every_estimator_is_compared_with_one_that_is_its_own_reference():
@@ -208,13 +208,13 @@ def test_wake_phi_at_the_posterior_has_no_gradient_whatever_beta():
     exact = linear_gaussian.exact_posterior(linear_gaussian.of(params))
     params = params | {"inference": linear_gaussian.inference_params(exact)}
     x = evidence_models.simulate(params, jax.random.key(1), model=model, count=1)[0]
-    target = gradients.Target(bounds.make("iwae"), num_samples=4, beta=0.5)
+    target = surrogates.Target(bounds.make("iwae"), num_samples=4, beta=0.5)
 
     @jax.jit
     @jax.vmap
     def draw(key):
         def objective(params):
-            surrogate = gradients.GRADIENTS["wake_phi"].surrogate
+            surrogate = gradients.surrogate(gradients.parse("wake_phi"))
             return surrogate(params, key, x, model=model, target=target)[0]
 
         return ravel_pytree(jax.grad(objective)(params)["inference"])[0]

@@ -17,8 +17,8 @@ from scipy import stats
 
 from vaejax.evidence import estimators as evidence
 from vaejax.models import latent_variable, top_down
-from vaejax.objectives import bounds, gradients, importance
-from vaejax.objectives.gradients import Target
+from vaejax.objectives import bounds, gradients, importance, surrogates
+from vaejax.objectives.surrogates import Target
 from vaejax.types import DataSpec
 
 SPEC = DataSpec((3,), None)
@@ -184,7 +184,7 @@ def _gradients(pairs, num_draws, merge="concat"):
     model, params = _nonlinear(merge)
 
     def gradient(key, name, target):
-        surrogate = gradients.GRADIENTS[name].surrogate
+        surrogate = gradients.surrogate(gradients.parse(name))
         value = lambda p: surrogate(p, key, PIXELS, model=model, target=target)[0]
         return ravel_pytree(jax.grad(value)(params))[0]
 
@@ -210,7 +210,7 @@ def test_sound_pairs_agree_with_pathwise_in_shared_parameters(merge):
     for bound in bounds.BOUNDS:
         plain = weighted_draws.flat(weighted_draws.gradient(draws, "pathwise", bound))
         for name in ("stl", "doubly_reparameterized"):
-            if gradients.bias(name, bounds.parse(bound)) is None:
+            if gradients.bias(gradients.parse(name), bounds.parse(bound)) is None:
                 ours = weighted_draws.flat(weighted_draws.gradient(draws, name, bound))
                 assert _z(ours - plain).max() < 4.0, (bound, name)
                 assert np.abs(ours - plain).max() > 1e-3, (bound, name)  # not the same estimator
@@ -268,7 +268,7 @@ def test_each_view_follows_its_own_bound():
 
     expected = jax.jit(lambda: _views(objective))()
     target = Target(bounds.iwae, 4, miwae)
-    value = lambda p: gradients.pathwise(p, key, PIXELS, model=model, target=target)[0]
+    value = lambda p: surrogates.pathwise(p, key, PIXELS, model=model, target=target)[0]
     ours = ravel_pytree(jax.jit(jax.grad(value))(params))[0]
     np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
 
@@ -293,6 +293,6 @@ def test_sleep_moves_the_shared_path_by_the_bound_of_p_and_the_dreams_of_q():
 
     expected = jax.jit(lambda: _views(objective))()
     target = Target(bounds.iwae, 3)
-    value = lambda p: gradients.sleep_phi(p, key, PIXELS, model=model, target=target)[0]
+    value = lambda p: surrogates.sleep_phi(p, key, PIXELS, model=model, target=target)[0]
     ours = ravel_pytree(jax.jit(jax.grad(value))(params))[0]
     np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)

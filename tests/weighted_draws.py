@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vaejax.objectives import bounds, gradients, importance
-from vaejax.objectives.gradients import Target
+from vaejax.objectives import bounds, gradients, importance, surrogates
+from vaejax.objectives.surrogates import Target
 
 
 class Draws(NamedTuple):
@@ -31,7 +31,7 @@ def draw(params, keys, x, *, model, num_samples, beta=1.0, path=True) -> Draws:
     def gradient(key, single):
         c, s, *a = jnp.split(single, 3 if path else 2)
         surrogate = functools.partial(
-            gradients.weighted, weights=lambda *_, **__: (a[0] if path else None, s)
+            surrogates.weighted, weights=lambda *_, **__: (a[0] if path else None, s)
         )
         target = Target(lambda log_weights: c @ log_weights, num_samples, beta=beta)
         found, terms = jax.grad(

@@ -64,9 +64,8 @@ class Objective:
         parts=bounds.FUNCTIONS,
         traced=True,
     )
-    # The names of the registry: a type checker knows none of them.
-    gradient: Literal[tuple(gradients.GRADIENTS)] = field(  # type: ignore[valid-type]
-        "pathwise", "gradient estimator of phi"
+    gradient: Part = field(
+        "pathwise", "gradient estimator of phi", parts=gradients.FUNCTIONS, traced=True
     )
     num_samples: int = field(1, "samples K of z per example", low=1, high=2**31 - 1)
     beta: float = field(1.0, "weight of log q - log p(z); 0: reconstruction", low=0.0, traced=True)

@@ -43,7 +43,7 @@ def _of_objective(config: Any) -> list[str]:
             found += [f"objective.{key}: {part}: {text}" for text in wrong]
     if found:
         return found
-    estimator = gradients.GRADIENTS[objective.gradient]
+    estimator = gradients.GRADIENTS[objective.gradient.name]
     wrong = gradients.refusals(
         objective.gradient,
         objective.bound,
@@ -62,7 +62,7 @@ def _of_objective(config: Any) -> list[str]:
     if objective.free_bits and not estimator.uses_closed_form_kl:
         found.append(
             f"objective.free_bits: needs the KL of each unit, objective.gradient is "
-            f"{objective.gradient!r}; use closed_form_kl"
+            f"{objective.gradient}; use closed_form_kl"
         )
     return found
 

@@ -38,6 +38,10 @@ class Part:
     options: tuple[tuple[str, Any], ...] = ()
     data: tuple[str, ...] = ()
 
+    def __lt__(self, other: "Part") -> bool:
+        """By text: JAX sorts the keys of dictionaries."""
+        return str(self) < str(other)
+
     def __str__(self) -> str:
         if not self.options:
             return self.name

@@ -25,7 +25,7 @@ def get_sweep():
         _member(f"{name}-{short}", name, gradient)
         for name, bound in followed.items()
         for short, gradient in _ESTIMATORS.items()
-        if bounds.side(bound) != "upper" and gradients.bias(gradient, bound) is None
+        if bounds.side(bound) != "upper" and gradients.bias(gradients.parse(gradient), bound) is None
     ]
     apart = {"piwae": ("iwae", "miwae"), "jackknife_theta": ("jackknife", "iwae")}
     members += [

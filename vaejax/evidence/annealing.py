@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vaejax.models import latents
+from vaejax.evidence import paths
 from vaejax.schema import field
 from vaejax.types import Model, Params
 
@@ -92,22 +91,12 @@ def make_path(
     params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, start: str
 ) -> Path:
     """The path of one example; the scales are those of 64 samples drawn with `key`."""
-    _, unravel = latents.unraveller(params, model=model)
-    prior, posterior = model.prior(params), model.posterior(params, x)
-    base = prior if start == "prior" else posterior
+    ends = paths.ends(params, x, model=model, start=start)
     keys = jax.random.split(key, _MASS_SAMPLES)
-
-    def draw(distribution):
-        return lambda key: ravel_pytree(distribution.sample(key))[0]
-
-    def log_densities(z):
-        latent = unravel(z)
-        log_prior = prior.log_prob(latent)
-        log_joint = log_prior + model.likelihood(params, latent).log_prob(x)
-        return log_prior if start == "prior" else posterior.log_prob(latent), log_joint
-
-    variances = [jnp.var(jax.vmap(draw(q))(keys), axis=0) + 1e-6 for q in (base, posterior)]
-    return Path(draw(base), log_densities, *variances)
+    variances = [
+        jnp.var(jax.vmap(paths.draw(of))(keys), axis=0) + 1e-6 for of in (ends.base, ends.posterior)
+    ]
+    return Path(paths.draw(ends.base), ends.log_densities, *variances)
 
 
 def log_density(path: Path, z: Float[Array, "Z"], temperature: Float[Array, ""]):

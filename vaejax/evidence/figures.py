@@ -1,6 +1,7 @@
 """Figures about evidence. Each function makes one matplotlib Figure and touches no file."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,15 +59,21 @@ def gap_bars(gaps: Any) -> Figure:
 
 def annealing(temperatures: np.ndarray, step_sizes: np.ndarray, acceptance: np.ndarray) -> Figure:
     """Acceptance of the scored run, step size and temperature along the chain."""
-    figure = Figure(figsize=(7.6, 2.8), layout="constrained")
-    index = np.arange(1, len(temperatures))
-    panels = (
-        ("acceptance", acceptance, (0.0, 1.0)),
-        ("step size", step_sizes, (0.0, None)),
-        ("temperature b", temperatures[1:], (0.0, 1.0)),
+    return along_chain(
+        [
+            ("acceptance", acceptance, (0.0, 1.0)),
+            ("step size", step_sizes, (0.0, None)),
+            ("temperature b", temperatures[1:], (0.0, 1.0)),
+        ]
     )
-    for axes, (title, values, limits) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.plot(index, values, color=_BLUE, lw=1.2)
+
+
+def along_chain(panels: Sequence[tuple[str, np.ndarray, tuple[float, float | None]]]) -> Figure:
+    """A panel (title, values, limits) for each number of the steps of a chain."""
+    figure = Figure(figsize=(1.0 + 2.2 * len(panels), 2.8), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, values, limits) in zip(row, panels, strict=True):
+        axes.plot(np.arange(1, 1 + len(values)), values, color=_BLUE, lw=1.2)
         axes.set(xlabel="step", title=title, ylim=limits)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from vaejax.objectives import bounds, gradients
+from vaejax.objectives import bounds, gradients, surrogates
 from vaejax.parts import Part
 from vaejax.types import Model, Params
 
@@ -22,10 +22,10 @@ Z_LIMIT = 3.0
 
 
 class Pair(NamedTuple):
-    """A bound and the name of a gradient estimator."""
+    """A bound and a gradient estimator, with their options."""
 
     bound: Part
-    estimator: str
+    estimator: Part
 
     @property
     def label(self) -> str:
@@ -35,14 +35,14 @@ class Pair(NamedTuple):
     @property
     def record(self) -> gradients.Gradient:
         """The estimator itself."""
-        return gradients.GRADIENTS[self.estimator]
+        return gradients.GRADIENTS[self.estimator.name]
 
     def reference(self, model: Model) -> "Pair":
         """The pair known to be unbiased that this one is compared with; may be itself."""
         name = self.record.reference
         if model.support.is_discrete and gradients.GRADIENTS[name].needs_path:
             name = gradients.WITHOUT_PATH
-        return Pair(self.bound, name)
+        return self if name == self.estimator.name else Pair(self.bound, gradients.parse(name))
 
     def reference_samples(self, model: Model) -> int:
         """The fewest samples K with which it and its reference can be drawn."""
@@ -75,8 +75,8 @@ def gradient(
     num_samples: int,
 ) -> Params:
     """One draw of the gradient of the mean bound of E examples, with K samples each."""
-    surrogate = pair.record.surrogate
-    target = gradients.Target(bounds.of(pair.bound), num_samples)
+    surrogate = gradients.surrogate(pair.estimator)
+    target = surrogates.Target(bounds.of(pair.bound), num_samples)
 
     def objective(params):
         keys = jax.random.split(key, x.shape[0])

@@ -42,7 +42,8 @@ def measure_run(workdir: pathlib.Path, settings: Settings, *, console: Console) 
     config = workdir_lib.read_config(workdir)
     held_out = splits.held_out(config, settings.split)
     trained = runs.load_run(workdir, held_out.shape, console=console)
-    settings = settings_lib.resolved(settings, trained.model)
+    gradient = config.objective.gradient
+    settings = settings_lib.resolved(settings, trained.model, trained=gradient)
     params = training.evaluation_params(trained.state)
     return _measure(config, trained.model, params, held_out, settings, workdir, console=console)
 
@@ -59,7 +60,7 @@ def measure_config(
     data = splits.training_data(config)
     splits.check_likelihood(config, data.kind, wanted=latent_variable.data_of(config.model))
     model = latent_variable.build(config.model, data.spec)
-    settings = settings_lib.resolved(settings, model)
+    settings = settings_lib.resolved(settings, model, trained=None)
     like = jax.eval_shape(model.init, training.make_keys(config).init)
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     memory.check_parameters(needed, limit=memory.device_bytes(jax.devices()[0]))

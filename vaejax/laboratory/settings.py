@@ -1,13 +1,15 @@
 """What the gradient laboratory is asked for, and what it refuses."""
 
+import itertools
 from collections.abc import Collection
 from typing import NamedTuple
 
 from vaejax import parts
-from vaejax.errors import UserError, shown, unknown
+from vaejax.errors import UserError, shown
 from vaejax.laboratory import draws
 from vaejax.laboratory.draws import Pair
 from vaejax.objectives import bounds, gradients, requirements
+from vaejax.parts import Part
 from vaejax.types import Model
 
 DEFAULT_PAIRS = (
@@ -60,17 +62,16 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
       UserError: no such bound, option or estimator, or a pair that cannot be.
     """
     if text.strip() == "all":
-        every = [Pair(bounds.parse(b), e) for b in bounds.BOUNDS for e in gradients.GRADIENTS]
+        both = itertools.product(bounds.BOUNDS, gradients.GRADIENTS)
+        every = [Pair(bounds.parse(bound), gradients.parse(name)) for bound, name in both]
         return tuple(pair for pair in every if not _refusals(pair))
     found = []
     for item in parts.split(text):
-        bound, colon, estimator = item.rpartition(":")
+        bound, colon, name = item.rpartition(":")
         if not colon:
             raise UserError(f"--estimators: needs bound:estimator, got {item!r}")
         part = bounds.parse(bound, path="--estimators")
-        if estimator not in gradients.GRADIENTS:
-            raise unknown("--estimators", estimator, gradients.GRADIENTS)
-        pair = Pair(part, estimator)
+        pair = Pair(part, gradients.parse(name, path="--estimators"))
         if _refusals(pair):
             raise UserError(f"--estimators: {item}: {_refusals(pair)[0]}")
         found.append(pair)
@@ -84,19 +85,33 @@ def _refusals(pair: Pair) -> list[str]:
     return gradients.refusals(pair.estimator, pair.bound, None, num_samples=2**31)
 
 
-def resolved(settings: Settings, model: Model) -> Settings:
-    """`settings` with its pairs, checked before anything is compiled. Raises UserError."""
+def resolved(settings: Settings, model: Model, *, trained: Part | None) -> Settings:
+    """`settings` with its pairs, checked before anything is compiled. Raises UserError.
+
+    `trained` is the estimator with which the parameters were trained: it alone has a baseline.
+    """
     pairs = settings.pairs
     if pairs is None:
         pairs = parse_pairs(DISCRETE_PAIRS if model.support.is_discrete else DEFAULT_PAIRS)
     if settings.only_possible:
-        pairs = tuple(p for p in pairs if not requirements.problems(p.estimator, model))
+        pairs = tuple(p for p in pairs if not _problems(p, model, trained))
     settings = settings._replace(pairs=pairs)
-    _check(settings, model)
+    _check(settings, model, trained)
     return settings
 
 
-def _check(settings: Settings, model: Model) -> None:
+def _problems(pair: Pair, model: Model, trained: Part | None) -> list[str]:
+    """What cannot be with this model, at these parameters."""
+    found = requirements.problems(pair.estimator, model)
+    if pair.record.learns_baseline and pair.estimator != trained:
+        found.append(
+            f"its baseline is learned along with the model, and these parameters have none; "
+            f"measure a run that was trained with objective.gradient={pair.estimator}"
+        )
+    return found
+
+
+def _check(settings: Settings, model: Model, trained: Part | None) -> None:
     """Every pair at every K."""
     low = draws.NUM_BLOCKS * 2
     _check_number("--num_draws", settings.num_draws, low)
@@ -113,7 +128,7 @@ def _check(settings: Settings, model: Model) -> None:
                 raise UserError(f"--estimators: at K = {num_samples}: {pair.bound}: {problem}")
     most = max(settings.num_samples)
     for pair in settings.pairs:
-        problems = requirements.problems(pair.estimator, model)
+        problems = _problems(pair, model, trained)
         problems += gradients.refusals(pair.estimator, pair.bound, None, num_samples=most)
         for problem in problems:
             raise UserError(f"--estimators: {pair.label}: {problem}; or leave it out")

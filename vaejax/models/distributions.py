@@ -38,6 +38,7 @@ class Bernoulli:
 
 
 Step = Callable[[Any, Float[Array, "..."]], tuple[Any, Distribution]]
+Draw = Callable[[Distribution, PRNGKeyArray], Float[Array, "..."]]
 
 
 class FullNormal(dist.MultivariateNormal):
@@ -87,13 +88,13 @@ class Chain:
             carry, layer = step(carry, visit(index, layer))
         visit(len(self.following), layer)
 
-    def _draw(self, key: PRNGKeyArray) -> tuple[list, list]:
+    def _draw(self, draw: Draw, key: PRNGKeyArray) -> tuple[list, list]:
         keys = jax.random.split(key, 1 + len(self.following))
         layers, z = [], []
 
         def visit(index, layer):
             layers.append(layer)
-            z.append(layer.sample(keys[index]))
+            z.append(draw(layer, keys[index]))
             return z[-1]
 
         self._walk(visit)
@@ -101,7 +102,11 @@ class Chain:
 
     def sample(self, key: PRNGKeyArray) -> Latent:
         """One draw of all layers, from the layer next to the data on."""
-        return self._ordered(tuple(self._draw(key)[1]))
+        return self.drawn_by(lambda layer, key: layer.sample(key), key)
+
+    def drawn_by(self, draw: Draw, key: PRNGKeyArray) -> Latent:
+        """As `sample`, with `draw(layer, key)` for the sample of each layer."""
+        return self._ordered(tuple(self._draw(draw, key)[1]))
 
     def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Latent, Float[Array, ""]]:
         """`sample` and the log density of what it draws, in one pass through the layers."""
@@ -132,7 +137,7 @@ class Chain:
 
         A layer without a `mean` gives its sample, whose expectation is the mean.
         """
-        layers, z = self._draw(key)
+        layers, z = self._draw(lambda layer, key: layer.sample(key), key)
         return self._ordered(tuple(map(_mean_or, layers, z)))
 
 

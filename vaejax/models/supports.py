@@ -49,6 +49,30 @@ def state(support: Support, size: int, number: Int[Array, ""]) -> Float[Array, "
     return jax.nn.one_hot(digits, classes, dtype=float).reshape(-1)
 
 
+def num_others(support: Support) -> int:
+    """How many other values one latent, or one choice, may take."""
+    return 1 if support.values == "binary" else support.num_classes - 1
+
+
+def num_groups(support: Support, size: int) -> int:
+    """How many latents, or choices, can be changed one at a time."""
+    return size if support.values == "binary" else size // support.num_classes
+
+
+def others(support: Support, z: Float[Array, "Z"], group: Int[Array, ""]) -> Float[Array, "O Z"]:
+    """The states that differ from z in one latent, or one choice, alone.
+
+    Written with a mask: in a loop of XLA:CPU (jaxlib 0.10.2) an update of a slice by another one
+    of the same vector came out wrong.
+    """
+    if support.values == "binary":
+        return jnp.where(jnp.arange(z.shape[0]) == group, 1.0 - z, z)[None]
+    choices = z.reshape(-1, support.num_classes)
+    here = jnp.arange(choices.shape[0])[:, None] == group
+    turned = [jnp.roll(choices, by, axis=1) for by in range(1, support.num_classes)]
+    return jnp.stack([jnp.where(here, other, choices).reshape(-1) for other in turned])
+
+
 def with_unit(
     support: Support, z: Float[Array, "Z"], unit: Int[Array, ""], value: Float[Array, ""]
 ) -> Float[Array, "Z"]:

@@ -118,6 +118,19 @@ def reinforce(log_weights: Float[Array, "K"], *, bound: Bound, beta) -> Weights:
     return None, value - _over_samples(flat, log_weights.shape[0]) - beta * c
 
 
+def nvil(
+    log_weights: Float[Array, "K"], *, bound: Bound, beta, baseline: Float[Array, ""]
+) -> Weights:
+    """a = 0, s_i = f(log w) - b(x) - beta c_i with a learned `baseline` b, for any K.
+
+    The score-function gradient with the baseline of Mnih and Gregor (2014), section 2: at K = 1,
+    where samples cannot be compared with each other, something must say what f is like at this x.
+    Unbiased for every bound, whatever b is.
+    """
+    value, c = jax.value_and_grad(bound)(log_weights)
+    return None, value - baseline - beta * c
+
+
 def vimco(log_weights: Float[Array, "K"], *, bound: Bound, beta) -> Weights:
     """a = 0, s_i = f(log w) - f(log w with m_i for log w_i) - beta c_i, m_i as in `reinforce`.
 

@@ -15,7 +15,7 @@ from vaejax import keys
 from vaejax.config import Config
 from vaejax.data import recipes
 from vaejax.data.sources import Kind
-from vaejax.objectives import bounds, gradients, importance
+from vaejax.objectives import bounds, gradients, importance, surrogates
 from vaejax.training import optimizers
 from vaejax.types import Model, Params
 
@@ -111,7 +111,8 @@ def make_keys(config: Config) -> Keys:
 
 def init_state(config: Config, *, model: Model) -> TrainState:
     """The state before the first step."""
-    params = model.init(make_keys(config).init)
+    key = make_keys(config).init
+    params = gradients.init(model.init(key), key, gradient=config.objective.gradient, model=model)
     copy = lambda: jax.tree.map(jnp.copy, params)  # noqa: E731  (donation forbids sharing)
     best = None
     if config.training.patience is not None:
@@ -127,9 +128,16 @@ def init_state(config: Config, *, model: Model) -> TrainState:
 
 
 def started_from(state: TrainState, params: Params | None) -> TrainState:
-    """The state before the first step with `params` for its own; None: as it is."""
+    """The state before the first step with `params` for its own; None: as it is.
+
+    What a gradient estimator learns beside the model stays as it is where `params` lack it.
+    """
     if params is None:
         return state
+    params = {
+        group: {k: params[group].get(k, v) for k, v in own.items()}
+        for group, own in state.params.items()
+    }
     copy = lambda: jax.tree.map(jnp.copy, params)  # noqa: E731  (donation forbids sharing)
     average = None if state.average is None else copy()
     best = None if state.best is None else state.best._replace(params=copy())
@@ -159,7 +167,8 @@ def train_step(
 
     `key` is the run's key for steps: this step's is derived from it and `state.step`.
     """
-    data_key, sample_key = jax.random.split(jax.random.fold_in(key, state.step))
+    own_key = jax.random.fold_in(key, state.step)
+    data_key, sample_key = jax.random.split(own_key)
     x = recipes.prepare(data_key, images, recipes.of(config, plan.kind))
     if plan.batch_sharding is not None:
         x = jax.lax.with_sharding_constraint(x, plan.batch_sharding)
@@ -168,8 +177,13 @@ def train_step(
     example_keys = jax.random.split(sample_key, images.shape[0])
     beta = optimizers.beta(config, state.step, steps_per_epoch=plan.steps_per_epoch)
     rate = optimizers.learning_rate(config, steps_per_epoch=plan.steps_per_epoch)(state.step)
-    surrogate = gradients.GRADIENTS[config.objective.gradient].surrogate
-    options = {"model": model, "target": target(config, beta=beta)}
+    surrogate = gradients.surrogate(config.objective.gradient)
+    options = {
+        "model": model,
+        "target": target(config, beta=beta)._replace(
+            common_key=keys.within(own_key, "step/common")
+        ),
+    }
 
     def loss(params):
         one = lambda key, x: surrogate(params, key, x, **options)  # noqa: E731
@@ -203,11 +217,11 @@ def _or_skipped(new: TrainState, old: TrainState, follows: Bool[Array, ""]) -> T
     return kept._replace(step=new.step, opt_state=counted)
 
 
-def target(config: Config, *, beta: Float[Array, ""]) -> gradients.Target:
+def target(config: Config, *, beta: Float[Array, ""]) -> surrogates.Target:
     """What `config.objective` maximises, with `beta` as its schedule has it now."""
     objective = config.objective
     followed = objective.inference_bound
-    return gradients.Target(
+    return surrogates.Target(
         bound=bounds.of(objective.bound),
         num_samples=objective.num_samples,
         inference_bound=None if followed is None else bounds.to_maximize(followed),

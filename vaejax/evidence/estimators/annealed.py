@@ -59,8 +59,8 @@ def start_problems(name: str, budget: annealing.Budget, *, model: Model) -> list
     if model.support.is_discrete:
         return [
             f"{name}: moves by HMC, along the gradient in z, and these latents are "
-            f"{supports.described(model.support)}; use enumeration, up to 2^20 states, or "
-            f"importance"
+            f"{supports.described(model.support)}; use gibbs, or enumeration, up to 2^20 "
+            f"states"
         ]
     slow = density_cost.too_slow(model)
     if slow is None or budget.start == "prior":

@@ -52,7 +52,7 @@ def problems(config: Config, *, model: Model, num_latents: int, num_samples: int
         size = f"2^{count.bit_length() - 1}" if count.bit_count() == 1 else f"{float(count):.3g}"
         return [
             f"enumeration: at most 2^20 states, the {num_latents} latents of this model have "
-            f"{size}; use importance"
+            f"{size}; use gibbs"
         ]
     return []
 

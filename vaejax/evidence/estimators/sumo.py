@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from vaejax import numerics
 from vaejax.evidence import diagnostics, pareto
 from vaejax.evidence.diagnostics import Watched
-from vaejax.objectives import importance
+from vaejax.objectives import importance, roulette
+from vaejax.objectives.roulette import Tail
 from vaejax.schema import field
 from vaejax.types import Estimator, Evidence, Model
 
@@ -29,7 +30,6 @@ LABELS = {"sumo": "estimate"}
 JUDGE = None
 REPORT = "rows"
 _MOST = 2**31 - 1
-_SMALLEST_UNIFORM = 2.0**-24  # half a step of float32's uniform numbers: kappa is finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,34 +63,20 @@ class Diagnostics(NamedTuple):
 
 def problems(config: Config, *, model: Model, num_latents: int, num_samples: int) -> list[str]:
     """Works for every model, with a tail that has an end."""
-    if 0.0 < config.tail < 1.0:
+    why = roulette.refusal(config.tail)
+    if why is None:
         return []
-    why = (
-        "cuts every sum off, which biases it"
-        if config.tail == 0.0
-        else "has no bound on the expected number of samples"
-    )
     return [f"sumo: evidence.sumo.tail={config.tail:g} {why}; use one in (0, 1), such as 0.9"]
+
+
+def rule(config: Config) -> Tail:
+    """Of the lengths."""
+    return Tail(config.steady, config.tail)
 
 
 def expected_samples(config: Config) -> float:
     """E[kappa] + 1, the samples that one SUMO takes on average."""
-    harmonic = float(np.sum(1.0 / np.arange(1, config.steady + 1)))
-    return 1.0 + harmonic + config.tail / (1.0 - config.tail) / config.steady
-
-
-def survival(k: Int[Array, ""], config: Config) -> Float[Array, ""]:
-    """P(kappa >= k) for k >= 1: 1/k, from `steady` on times tail^(k - steady)."""
-    beyond = jnp.maximum(k - config.steady, 0)
-    return config.tail**beyond / jnp.minimum(k, config.steady)
-
-
-def sample_lengths(key: PRNGKeyArray, config: Config) -> Int[Array, "R"]:
-    """kappa of each repeat: the largest k with P(kappa >= k) >= u, u uniform in (0, 1)."""
-    u = jax.random.uniform(key, (config.num_repeats,), minval=_SMALLEST_UNIFORM)
-    beyond = jnp.floor(jnp.log(u * config.steady) / jnp.log(config.tail))
-    short = u * config.steady >= 1.0
-    return jnp.where(short, jnp.floor(1.0 / u), config.steady + beyond).astype(int)
+    return 1.0 + roulette.expected_length(rule(config))
 
 
 class _Sum(NamedTuple):
@@ -112,7 +98,7 @@ def _take(state: _Sum, log_weight: Float[Array, ""], lengths: Int[Array, "R"], c
     k = jnp.maximum(state.taken, 1)
     step = numerics.softplus(log_weight - state.log_sum) - jnp.log1p(1.0 / k)
     first = state.taken == 0
-    value = jnp.where(first, log_weight, state.value + step / survival(k, config))
+    value = jnp.where(first, log_weight, state.value + step / roulette.survival(k, rule(config)))
     log_sum = jnp.where(first, log_weight, jnp.logaddexp(state.log_sum, log_weight))
     done = state.taken == lengths[jnp.minimum(state.repeat, config.num_repeats - 1)]
     # A repeat beyond the last one is dropped by `at`.
@@ -127,7 +113,7 @@ def draws(
 ) -> tuple[Float[Array, "R"], Int[Array, "R"]]:
     """R independent SUMOs of one example, in nats, and their kappas."""
     length_key, sample_key = jax.random.split(key)
-    lengths = sample_lengths(length_key, config)
+    lengths = roulette.lengths(length_key, (config.num_repeats,), rule(config))
 
     def log_weight(number):
         own = jax.random.fold_in(sample_key, number)
