@@ -16,9 +16,10 @@ Several hosts share the examples, with the flags of scripts/train.py: --coordina
 
 from absl import flags
 
-from vaejax.experiment import cli, cluster, compilation, profile
+from vaejax.experiment import cli, cluster, profile
 from vaejax.runs import evaluate as evaluate_run
 from vaejax.runs import rates, tables
+from vaejax.storage import compilation
 
 cli.define_overrides()
 flags.DEFINE_string("workdir", None, "folder of the run", required=True)
@@ -46,7 +47,7 @@ def main(console):
         "num_examples": NUM_EXAMPLES.value,
         "overrides": cli.overrides(),
     }
-    compilation.keep_programs(workdir, console)
+    compilation.keep_programs_of_run(workdir, console)
     console = cluster.join(console, {f"--{name}": value for name, value in request.items()})
     with profile.profiled(console):
         result = evaluate_run.evaluate(workdir, **request, console=console)

@@ -14,6 +14,7 @@ from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.explain import config as explain_config
 from vaejax.explain import run as explain_run
+from vaejax.storage import compilation
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "explain.py"
 cli.define_config(str(CONFIG))
@@ -29,6 +30,7 @@ def main(console):
     config = explain_config.load(flags.FLAGS.config)
     config = schema.checked(cli.override(config, cli.overrides()))
     workdir = cli.path("workdir")
+    compilation.keep_programs(workdir, console)
     explain_run.explain(config, workdir, only=ONLY.value, seed=SEED.value, console=console)
     console.print(f"page: {workdir / explain_run.PAGE}", soft_wrap=True)
 

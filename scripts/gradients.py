@@ -11,6 +11,7 @@ from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.laboratory import run as gradient_run
 from vaejax.laboratory import settings as settings_lib
+from vaejax.storage import compilation
 
 cli.define_config("")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a trained run")
@@ -44,9 +45,11 @@ def main(console):
     )
     out = cli.path("out" if WORKDIR.value is None else "workdir")
     if WORKDIR.value is not None:
+        compilation.keep_programs_of_run(out, console)
         result = gradient_run.measure_run(out, settings, console=console)
     else:
         settings_lib.check_overrides(cli.overrides())
+        compilation.keep_programs(out, console)
         result = gradient_run.measure_config(cli.config(), out, settings, console=console)
     console.print(gradient_run.table(result))
     for line in gradient_run.summary_lines(result):

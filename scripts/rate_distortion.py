@@ -12,6 +12,7 @@ from absl import flags
 
 from vaejax.comparison import rate_distortion
 from vaejax.experiment import cli
+from vaejax.storage import compilation
 from vaejax.storage import workdir as workdir_lib
 
 cli.define_overrides()
@@ -27,6 +28,7 @@ def main(console, paths):
     if DECODER.value is not None:
         decoder = workdir_lib.check_path(DECODER.value, flag="--decoder")
     paths = [workdir_lib.check_path(path, flag="RUN", checkpoints=False) for path in paths]
+    compilation.keep_programs(out, console)
     rate_distortion.draw(
         paths,
         decoder=decoder,

@@ -13,6 +13,7 @@ from vaejax import schema
 from vaejax.errors import UserError
 from vaejax.experiment import cli
 from vaejax.runs import sample as sample_run
+from vaejax.storage import compilation
 
 flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
@@ -33,6 +34,7 @@ def main(console):
     """Draws, and names the files."""
     numbers = (NUM_SAMPLES.value, SEED.value, TEMPERATURE.value)
     settings = sample_run.Settings(SPLIT.value, *numbers, _units())
+    compilation.keep_programs_of_run(cli.path("workdir"), console)
     for path in sample_run.sample(cli.path("workdir"), settings, console=console):
         console.print(str(path), soft_wrap=True, markup=False)
 

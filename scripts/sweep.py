@@ -9,8 +9,8 @@ python scripts/sweep.py --config=configs/digits.py --sweep=configs/sweeps/bounds
 from absl import flags
 
 from vaejax.errors import UserError, unknown
-from vaejax.experiment import cli, cluster, compilation, devices, profile, searching
-from vaejax.storage import logging
+from vaejax.experiment import cli, cluster, devices, profile, searching
+from vaejax.storage import compilation, logging
 from vaejax.sweeps import launch, results
 
 cli.define_config()

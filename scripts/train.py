@@ -12,8 +12,8 @@ Several hosts share a run where each one starts this with its number (docs/clust
 
 from absl import flags
 
-from vaejax.experiment import cli, cluster, compilation, devices, dry_run, profile
-from vaejax.storage import logging
+from vaejax.experiment import cli, cluster, devices, dry_run, profile
+from vaejax.storage import compilation, logging
 from vaejax.training import train
 
 cli.define_config()

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from rich.console import Console
 
-from vaejax.experiment import compilation
+from vaejax.storage import compilation
 
 PLACE = "JAX_COMPILATION_CACHE_DIR"
 

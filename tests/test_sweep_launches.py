@@ -215,11 +215,13 @@ def _wait_for_a_save(workdir, process):
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["training", "saving"])
 def test_ray_survives_the_loss_of_a_worker(swept, tmp_path, moment):
-    """Two tasks on a local cluster of two workers; one is killed."""
+    """Two tasks on a local cluster of two workers, or of one with a mesh of two; one is killed."""
     pytest.importorskip("ray")
     workdir, mark = tmp_path / "sweep", str(tmp_path)
     environment = {**os.environ, "VAEJAX_TEST": mark, "PYTHONPATH": str(ROOT)}
-    flags = _flags(tmp_path, workdir, "--launcher=ray", sweep=TWO_PROGRAMS)
+    del environment["JAX_COMPILATION_CACHE_DIR"]  # of the tests: workers keep their own
+    mesh = "--mesh=data:2" if moment == "saving" else "--mesh=data:1"
+    flags = _flags(tmp_path, workdir, "--launcher=ray", mesh, sweep=TWO_PROGRAMS)
     arguments = [sys.executable, "-c", RAY_DRIVER, *flags]
     process = subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
@@ -239,9 +241,25 @@ def test_ray_survives_the_loss_of_a_worker(swept, tmp_path, moment):
     )
     assert {*ours} == {*theirs, "k2"}
     assert all(member["error"] is None for member in ours.values())
+    (cache,) = workdir.parent.glob(".compilation-cache/*")
+    assert [*cache.iterdir()]
+    result = json.loads((workdir / "k2" / "evaluation.json").read_text())
+    assert result["protocol"]["device"].startswith("2 x" if moment == "saving" else "1 x")
     for name, member in theirs.items():
         ours_value, value = (m["estimates"]["test"]["elbo"]["value"] for m in (ours[name], member))
         assert ours_value == pytest.approx(value, abs=1e-3)
+
+
+def test_a_mesh_that_no_machine_of_the_cluster_holds_is_refused_not_waited_for():
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 2.0}},
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    sweep_ray._check_devices(nodes, "CPU", 4)
+    message = "--mesh: needs 2 devices of one machine, the largest of the Ray cluster has 1 GPUs"
+    with pytest.raises(UserError, match=message):
+        sweep_ray._check_devices(nodes, "GPU", 2)
 
 
 @pytest.mark.slow

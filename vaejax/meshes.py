@@ -25,6 +25,11 @@ class Layout(NamedTuple):
     members: int | None = None
     data: int | None = None
 
+    @property
+    def num_devices(self) -> int:
+        """How many devices it needs at least."""
+        return (self.members or 1) * (self.data or 1)
+
 
 BY_ITSELF = Layout()
 

@@ -18,6 +18,10 @@ def _member(name, bound, gradient, **others):
     return {"name": name} | {f"objective.{key}": value for key, value in objective.items()}
 
 
+def _is_sound(gradient, bound):
+    return gradients.bias(gradients.parse(gradient), bound) is None
+
+
 def get_sweep():
     """One member per pair, named bound-estimator; "dreg" is doubly_reparameterized."""
     followed = {name: bounds.parse(name) for name in bounds.BOUNDS if name != "jackknife"}
@@ -25,7 +29,7 @@ def get_sweep():
         _member(f"{name}-{short}", name, gradient)
         for name, bound in followed.items()
         for short, gradient in _ESTIMATORS.items()
-        if bounds.side(bound) != "upper" and gradients.bias(gradients.parse(gradient), bound) is None
+        if bounds.side(bound) != "upper" and _is_sound(gradient, bound)
     ]
     apart = {"piwae": ("iwae", "miwae"), "jackknife_theta": ("jackknife", "iwae")}
     members += [

@@ -86,6 +86,7 @@ def sweep(
                     missing,
                     workdir,
                     address=address,
+                    num_devices=task.layout.num_devices,
                     stopped=stopped,
                     report=report,
                 )

@@ -1,5 +1,6 @@
 """The groups of a sweep as tasks of a Ray cluster; needs the `ray` extra."""
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -8,10 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from rich.console import Console
 
 from vaejax.errors import UserError
-from vaejax.storage import logging
+from vaejax.storage import compilation, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.sweeps.members import Member
 
@@ -62,21 +64,29 @@ def run_groups(
     workdir: pathlib.Path,
     *,
     address: str | None,
+    num_devices: int,
     stopped: Callable[[], bool],
     report: Callable[[str, int, str], None],
 ) -> dict[str, str]:
     """One Ray task per group, each tried again where its worker is lost.
 
-    A task that is tried again resumes from its members' checkpoints. Where the cluster has
-    GPUs, each task takes one. `workdir` must be a folder that all nodes share.
+    A task that is tried again resumes from its members' checkpoints. Each takes `num_devices` GPUs
+    where the cluster has some, else as many CPUs, all of one machine: the mesh of --mesh lies
+    inside it. `workdir` must be a folder that all nodes share.
 
     Returns:
       Failures by member.
+
+    Raises:
+      UserError: no cluster, or no machine of it has so many devices.
     """
     ray = connect(address)
-    num_gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    remote = ray.remote(max_retries=NUM_RETRIES, num_cpus=1, num_gpus=num_gpus)(_run)
-    handles = {remote.remote(task, list(group)): group for group in groups}
+    kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+    _check_devices(ray.nodes(), kind, num_devices)
+    wanted = {"num_gpus": num_devices} if kind == "GPU" else {"num_cpus": num_devices}
+    remote = ray.remote(max_retries=NUM_RETRIES, **wanted)(_run)
+    place = workdir.absolute()
+    handles = {remote.remote(task, list(group), place, num_devices): group for group in groups}
     failures: dict[str, str] = {}
     while handles and not stopped():
         ready, _ = ray.wait(list(handles), timeout=_SECONDS_BETWEEN_LOOKS)
@@ -94,8 +104,27 @@ def run_groups(
     return failures
 
 
-def _run(task: Callable[..., dict[str, str]], group: Sequence[Member]) -> dict[str, str]:
+def _check_devices(nodes: Sequence[dict[str, Any]], kind: str, num_devices: int) -> None:
+    """Ray would wait for ever for what no machine has."""
+    most = int(max(node["Resources"].get(kind, 0) for node in nodes if node["Alive"]))
+    if num_devices > most:
+        raise UserError(
+            f"--mesh: needs {num_devices} devices of one machine, the largest of the Ray cluster "
+            f"has {most} {kind}s; choose at most {most} in all"
+        )
+
+
+def _run(
+    task: Callable[..., dict[str, str]],
+    group: Sequence[Member],
+    workdir: pathlib.Path,
+    num_devices: int,
+) -> dict[str, str]:
     """What a worker does: waits until a lost predecessor's locks are free, then runs."""
+    if num_devices > 1 and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):  # a worker of the same sweep, used once more
+            jax.config.update("jax_num_cpu_devices", num_devices)
+    compilation.keep_programs(workdir, Console(quiet=True))
     deadline = time.monotonic() + _SECONDS_FOR_LOCK
     while True:
         failures = task(

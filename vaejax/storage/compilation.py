@@ -42,6 +42,12 @@ def keep_programs(workdir: pathlib.Path, console: Console) -> None:
         )
 
 
+def keep_programs_of_run(workdir: pathlib.Path, console: Console) -> None:
+    """As `keep_programs`, where the run is there: a wrong path leaves no folder."""
+    if workdir.is_dir():
+        keep_programs(workdir, console)
+
+
 def _machine() -> str:
     """A name for the kind of CPU: code for one may be illegal on another, and JAX does not ask."""
     try:
