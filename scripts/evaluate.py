@@ -10,8 +10,7 @@ python scripts/evaluate.py --workdir=runs/digits \
     --estimators=importance,annealed,bidirectional,smc --gaps --num_examples=100
 With --rates it splits the KL into its parts, budgets are --config.rates...=value.
 
-Several hosts share the examples, with the flags of scripts/train.py: --coordinator=HOST:PORT
---num_processes=N --process_id=I, or --coordinator=auto.
+Several hosts share the examples, with the flags of scripts/train.py (--coordinator=auto, ..).
 """
 
 from absl import flags

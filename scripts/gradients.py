@@ -35,9 +35,8 @@ def main(console):
         flag = "--config" if flags.FLAGS.config else given[0]
         raise UserError(f"{flag}: the run in --workdir has a config of its own; leave it out")
     text, numbers = ESTIMATORS.value, (NUM_DRAWS, NUM_EXAMPLES, SEED)
-    pairs = None if text is None else settings_lib.parse_pairs(text)
     settings = settings_lib.Settings(
-        pairs,
+        None if text is None else settings_lib.parse_pairs(text),
         settings_lib.parse_sizes(NUM_SAMPLES.value),
         *(n.value for n in numbers),
         SPLIT.value,

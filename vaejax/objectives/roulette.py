@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vaejax import numerics
 
-EXTRA = tuple(2**i for i in range(10))
+EXTRA = (1, 4, 16, 64, 128, 512)
 """Samples behind the first m that a program may be compiled for; the last is the longest sum."""
 _SMALLEST_UNIFORM = 2.0**-24  # half a step of float32's uniform numbers: kappa is finite
 
@@ -66,6 +66,18 @@ def longest(rule: Tail) -> int:
     return rule.steady + math.floor(math.log(_SMALLEST_UNIFORM * rule.steady) / math.log(rule.tail))
 
 
+def _log_sums(log_weights: Float[Array, "K"]) -> Float[Array, "K"]:
+    """log S_k of the first k weights, for every k; a loop, which compiles fast where
+    `jax.lax.cumlogsumexp` is unrolled."""
+
+    def add(log_sum, log_weight):
+        log_sum = jnp.logaddexp(log_sum, log_weight)
+        return log_sum, log_sum
+
+    _, behind = jax.lax.scan(add, log_weights[0], log_weights[1:])
+    return jnp.concatenate([log_weights[:1], behind])
+
+
 def estimate(
     log_weights: Float[Array, "K"], length: Int[Array, ""], rule: Tail, *, first: int
 ) -> Float[Array, ""]:
@@ -74,7 +86,7 @@ def estimate(
     L_{k+1} - L_k = log(1 + w/S_k) - log(1 + 1/k) with S_k the sum of k weights: no digits are lost
     to the difference of two logs, which is divided by a small probability.
     """
-    sums = jax.lax.cumlogsumexp(log_weights)
+    sums = _log_sums(log_weights)
     value = sums[first - 1] - math.log(first)
     k = jnp.arange(first, log_weights.shape[0])
     steps = numerics.softplus(log_weights[first:] - sums[first - 1 : -1]) - jnp.log1p(1.0 / k)
