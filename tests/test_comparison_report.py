@@ -42,6 +42,7 @@ def evaluated(tmp_path_factory):
         f"--sweep={folder / 'sweep.py'}",
         f"--workdir={folder / 'sweep'}",
         "--seeds=2",
+        timeout=300.0,  # two programs and eight evaluations; machines are shared
     )
     assert finished.code == 0, finished.err
     return folder / "sweep"
