@@ -8,7 +8,8 @@ import subprocess
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --virtual-time-budget=5000"
+    "--disable-background-networking --disable-component-update --virtual-time-budget=5000 "
+    "--window-size=500,800"  # no window of a headless Chromium is narrower
 )
 
 

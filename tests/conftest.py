@@ -119,6 +119,7 @@ SHARED_FIXTURES = (
     ("test_scripts", "trained"),
     ("test_scripts", "unkilled"),
     ("test_search", "searched"),
+    ("test_search", "whole"),
     ("test_sweeps", "together"),
     ("test_sweep_launches", "swept"),
 )

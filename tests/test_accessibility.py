@@ -184,9 +184,13 @@ def test_a_page_asks_no_server_for_anything(page):
 
 
 def test_a_page_fits_a_telephone(page):
-    """Nothing has a width of its own; pictures shrink, wide tables scroll in their box."""
+    """Nothing has a width of its own; pictures shrink as far as their words can be read, and then
+    scroll in their box, as wide tables do; names of rows leave room for numbers beside them."""
     (style,) = _Elements(page).named("style")
     assert "img { max-width: 100%" in style["text"]
+    assert ".picture { overflow-x: auto; } .picture img { max-width: max(100%, " in style["text"]
+    assert all("div" in image["around"] for image in _Elements(page).named("img"))
+    assert re.search(r"@media [^{]*\{ td:first-child \{ white-space: normal; \} \}", style["text"])
     assert not re.search(r"(?<![-\w])(min-)?width: *\d", style["text"])
     tables = _Elements(page).named("table")
     assert tables

@@ -1,6 +1,7 @@
 """Comparisons: paired differences, verdicts and tables against oracles."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -322,6 +323,24 @@ def test_figures_draw_names_literally(name):
     figures.samples({name: np.zeros((4, 4))}, (2, 2, 1)).canvas.draw()
     text = figures.bounds(parts).axes[0].get_legend().get_texts()[0]
     assert text._preprocess_math(text.get_text()) == (name if name[0] != "_" else f" {name}", False)
+
+
+@pytest.mark.parametrize("slowest", [1.1, 2.0, 9.0, 300.0])
+def test_numbers_under_the_axis_of_seconds_do_not_touch(slowest):
+    run = make_run("x")
+    last = run.metrics[-1]["seconds"]
+    rows = [row | {"seconds": 14 * slowest ** (row["seconds"] / last)} for row in run.metrics]
+    figure = figures.budget([Setting("x", [run._replace(metrics=rows)])])
+    figure.canvas.draw()
+    low, high = figure.axes[1].get_xlim()
+    labels = [
+        label
+        for label in figure.axes[1].get_xticklabels(which="both")
+        if label.get_text() and low <= label.get_position()[0] <= high
+    ]
+    assert labels
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])

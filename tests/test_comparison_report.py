@@ -42,6 +42,7 @@ def evaluated(tmp_path_factory):
         f"--sweep={folder / 'sweep.py'}",
         f"--workdir={folder / 'sweep'}",
         "--seeds=2",
+        timeout=300.0,  # two programs and eight evaluations; machines are shared
     )
     assert finished.code == 0, finished.err
     return folder / "sweep"
@@ -91,12 +92,14 @@ def test_the_page_works_in_a_browser_offline(report, tmp_path):
   button.click(); button.click();
   const names = [...document.querySelector("tbody").rows].map(row => row.cells[0].textContent);
   const widths = [...document.images].map(image => image.naturalWidth);
-  document.body.dataset.result = JSON.stringify({names, widths});
+  const wide = document.documentElement.scrollWidth > innerWidth;
+  document.body.dataset.result = JSON.stringify({names, widths, wide});
 });</script></body>"""
     result = browser.found((report / "index.html").read_text(), script, tmp_path)
     assert result["names"] == ["k2", "k1"]
     assert len(result["widths"]) == 6
     assert min(result["widths"]) > 300
+    assert not result["wide"]
 
 
 def _contents(folder):

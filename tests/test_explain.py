@@ -1,10 +1,12 @@
 """The experiments of vaejax.explain: exact oracles, contracts, files and the page."""
 
 import functools
+import itertools
 import json
 import math
 import re
 import shutil
+import types
 
 import browser
 import jax
@@ -22,7 +24,16 @@ from vaejax import schema
 from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.experiment import cli
-from vaejax.explain import closed_forms, fixed_model, identity, measure, plane, train, trained_model
+from vaejax.explain import (
+    closed_forms,
+    density_pictures,
+    fixed_model,
+    identity,
+    measure,
+    plane,
+    train,
+    trained_model,
+)
 from vaejax.explain import config as explain_config
 from vaejax.explain import page as explain_page
 from vaejax.explain import run as explain_run
@@ -353,6 +364,20 @@ def test_a_later_run_keeps_the_other_entries(workdir, found, monkeypatch, tmp_pa
     with pytest.raises(UserError, match=r"is no result of scripts/explain\.py"):
         explain_run.explain(explain_config.Config(), folder, only=["identity"], console=console)
     assert (folder / "explain.json").read_text() == "[1]"
+
+
+def test_names_of_ceilings_that_lie_close_do_not_touch():
+    entropies = {"mixture": 1.54, "moons": 2.36, "pinwheel": 2.14, "checkerboard": 2.78}
+    courses = {
+        name: types.SimpleNamespace(entropy=entropy, kl=np.array([37.0, 0.5, 0.01]))
+        for name, entropy in entropies.items()
+    }
+    figure = density_pictures._distance((0, 10, 6000), courses)
+    figure.canvas.draw()
+    names = {text.get_text(): text.get_window_extent() for text in figure.axes[1].texts}
+    assert {*names} == {*entropies}
+    boxes = sorted(names.values(), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 for lower, upper in itertools.pairwise(boxes))
 
 
 def test_misuse_is_one_line_and_exit_code_2(tmp_path):

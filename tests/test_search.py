@@ -3,11 +3,13 @@
 import csv
 import json
 import math
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT, small_config
+from ray_script import start_sweep
 from rich.console import Console
 from run_script import run_script, start_script
 
@@ -325,7 +327,7 @@ def test_trials_that_diverge_are_learnt_from_and_other_failures_stop(tmp_path, m
         call(tmp_path / "c", config)
 
 
-def _flags(folder, workdir, *more):
+def _flags(folder, workdir, *more, sampler="optuna"):
     space = "from vaejax.sweeps.spaces import Uniform\ndef get_space():\n"
     space += f"    return {{'{RATE}': Uniform(1e-4, 1e-2, log=True)}}\n"
     (folder / "space.py").write_text(space)
@@ -339,7 +341,7 @@ def _flags(folder, workdir, *more):
         "--config.evaluation.num_samples=20",
         f"--sweep={folder / 'space.py'}",
         f"--workdir={workdir}",
-        "--search=optuna",
+        f"--search={sampler}",
         "--trials=4",
         "--batch=2",
         "--rungs=2",
@@ -347,14 +349,26 @@ def _flags(folder, workdir, *more):
     ]
 
 
-@pytest.mark.slow
-def test_a_killed_search_goes_on_to_the_same_end(tmp_path):
-    """Killed again and again, in each of the programs of two batches with two rungs."""
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A search by optuna of two batches with two rungs, from the command line."""
     pytest.importorskip("optuna")
-    whole = run_script("sweep.py", *_flags(tmp_path, tmp_path / "whole"), timeout=500)
-    assert whole.code == 0, whole.err
+    folder = tmp_path_factory.mktemp("whole")
+    finished = run_script("sweep.py", *_flags(folder, folder / "search"), timeout=500)
+    assert finished.code == 0, finished.err
     for line in ("trials 1..2 of 4: 2 of them to epoch 4", "best by validation: trial-00"):
-        assert line in whole.out
+        assert line in finished.out
+    return folder / "search"
+
+
+def _trials(workdir):
+    batches = json.loads((workdir / "search.json").read_text())["batches"]
+    return [Trial(**trial) for batch in batches for trial in batch]
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_to_the_same_end(whole, tmp_path):
+    """Killed again and again, in each of its programs."""
     workdir, seen = tmp_path / "killed", 0
     (tmp_path / "out").mkdir()
     done = lambda: len([*workdir.glob("*/evaluation*.json"), *workdir.glob("*/checkpoints/[0-9]*")])
@@ -369,11 +383,38 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path):
         process.join()
     assert process.exitcode == 0
     for name in ("search.json", "sweep.csv"):
-        assert (workdir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    epochs = [
-        t["epochs"] for b in json.loads((workdir / "search.json").read_text())["batches"] for t in b
-    ]
-    assert sorted(epochs) == [4, 4, 12, 12]
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes()
+    assert sorted(trial.epochs for trial in _trials(workdir)) == [4, 4, 12, 12]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["optuna", "random"])
+def test_a_search_whose_programs_are_tasks_of_ray(sampler, whole, tmp_path):
+    """It proposes what a search without Ray does, and its trials reach the same bounds."""
+    pytest.importorskip("ray")
+    flags = _flags(tmp_path, tmp_path / "search", sampler=sampler)
+    process = start_sweep(*flags, stdout=subprocess.PIPE)
+    try:
+        said, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "trials 3..4 of 4: 2 of them to epoch 4" in said
+    trials = _trials(tmp_path / "search")
+    if sampler == "random":
+        space = spaces.load(str(tmp_path / "space.py"))
+        assert [t.params for t in trials] == samplers.random(space, [], 4, seed=0, first=0)
+        assert sorted(trial.epochs for trial in trials) == [4, 4, 12, 12]
+        return
+    assert trials == _trials(whole)
+    found, expected = (
+        {m["name"]: m["estimates"]["test"]["elbo"]["value"] for m in table["members"]}
+        for table in (
+            json.loads((folder / "sweep.json").read_text())
+            for folder in (tmp_path / "search", whole)
+        )
+    )
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import ROOT, small_config
+from ray_script import start_sweep
 from rich.console import Console
 from run_script import run_script
 
@@ -218,14 +219,10 @@ def test_ray_survives_the_loss_of_a_worker(swept, tmp_path, moment):
     """Two tasks on a local cluster of two workers, or of one with a mesh of two; one is killed."""
     pytest.importorskip("ray")
     workdir, mark = tmp_path / "sweep", str(tmp_path)
-    environment = {**os.environ, "VAEJAX_TEST": mark, "PYTHONPATH": str(ROOT)}
-    del environment["JAX_COMPILATION_CACHE_DIR"]  # of the tests: workers keep their own
     mesh = "--mesh=data:2" if moment == "saving" else "--mesh=data:1"
-    flags = _flags(tmp_path, workdir, "--launcher=ray", mesh, sweep=TWO_PROGRAMS)
-    arguments = [sys.executable, "-c", RAY_DRIVER, *flags]
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    flags = _flags(tmp_path, workdir, mesh, sweep=TWO_PROGRAMS)
+    # Without the cache of the tests: workers keep their own.
+    process = start_sweep(*flags, VAEJAX_TEST=mark, JAX_COMPILATION_CACHE_DIR=None)
     try:
         _wait_for_rows(workdir, 8, process)
         workers = _ray_workers(mark)
@@ -272,11 +269,3 @@ def test_a_sweep_draws_the_figures_of_a_member_once_of_the_test_split(tmp_path, 
     assert found.error is None
     assert (tmp_path / "seed=0" / "evaluation-validation.json").exists()
     assert drawn == ["test"]
-
-
-RAY_DRIVER = """
-import runpy, sys, ray
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-sys.argv[0] = "sweep.py"
-runpy.run_path("scripts/sweep.py", run_name="__main__")
-"""

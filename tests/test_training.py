@@ -285,8 +285,16 @@ def test_a_step_too_large_for_the_memory_is_refused_before_it_runs():
     needed = memory.program_bytes(compiled)
     assert needed > images.nbytes
     memory.check_training(compiled, config, limit=needed)
+    memory.check_samples(config, limit=needed)  # what is known before is no more than that
     with pytest.raises(UserError, match=r"num_samples=1 with .*batch_size=200.* lower either"):
         memory.check_training(compiled, config, limit=needed - 1)
+
+
+def test_samples_too_many_for_the_memory_are_refused_before_the_step_is_compiled():
+    """XLA of JAX 0.12 divides by zero where it compiles a step of 2^31 - 1 samples."""
+    config = small_config(objective__num_samples=2**31 - 1)
+    with pytest.raises(UserError, match=r"batch_size=200: one step needs at least .* lower either"):
+        programs.set_up(config)
 
 
 def test_a_biased_gradient_is_allowed_on_request():

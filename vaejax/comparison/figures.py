@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from vaejax.comparison import budgets
 from vaejax.comparison import statistics as comparison
@@ -141,8 +141,10 @@ def budget(parts: Sequence[Setting]) -> Figure:
             _legend(axes)
         _finish(axes, xscale="log", xlabel=title, ylabel="best validation L_k so far, nats")
         low, high = axes.get_xlim()
-        if high > 10 * low:  # else no power of ten may be in sight, and minor ticks carry labels
-            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if high < 10 * low:  # no power of ten may be in sight
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     return figure
 
 

@@ -115,9 +115,10 @@ def _distance(steps: tuple[int, ...], courses: dict[str, Any]) -> Figure:
 def _name_ceilings(axes: Any, right_end: float, courses: dict[str, Any]) -> None:
     """Names beside the dashed lines, pushed apart where the lines are close."""
     colors = dict(zip(courses, draw.SERIES, strict=False))
+    least = 0.055 * float(np.ptp(axes.get_ylim()))
     below = np.inf
     for name in sorted(courses, key=lambda name: courses[name].entropy):
-        below = min(-courses[name].entropy, below - 0.3)
+        below = min(-courses[name].entropy, below - least)
         draw.label(axes, right_end, below, name, colors[name], annotation_clip=False)
 
 

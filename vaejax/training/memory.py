@@ -43,6 +43,20 @@ def check_parameters(needed: int, *, limit: int) -> None:
         )
 
 
+def check_samples(config: Config, *, limit: int) -> None:
+    """Refuses K samples per example whose z and log weights alone are larger than `limit` bytes.
+
+    That is known before the step is compiled; XLA of JAX 0.12 dies of K close to 2^31.
+
+    Raises:
+      UserError: naming what they need, what there is, and the keys that set it.
+    """
+    numbers = 1 + sum(config.model.latent_dims)
+    needed = 4 * config.objective.num_samples * config.training.batch_size * numbers
+    if needed > limit:
+        raise UserError(f"{_one_step(config)} at least {_sizes(needed, limit)}")
+
+
 def check_training(compiled: Any, config: Config, *, limit: int) -> None:
     """Refuses a training program that needs more than `limit` bytes, before it runs.
 
@@ -51,8 +65,15 @@ def check_training(compiled: Any, config: Config, *, limit: int) -> None:
     """
     needed = program_bytes(compiled)
     if needed > limit:
-        raise UserError(
-            f"config.objective.num_samples={config.objective.num_samples} with "
-            f"training.batch_size={config.training.batch_size}: one step needs "
-            f"{needed / _GIB:.3g} GiB, {limit / _GIB:.3g} GiB may be used; lower either"
-        )
+        raise UserError(f"{_one_step(config)} {_sizes(needed, limit)}")
+
+
+def _one_step(config: Config) -> str:
+    return (
+        f"config.objective.num_samples={config.objective.num_samples} with "
+        f"training.batch_size={config.training.batch_size}: one step needs"
+    )
+
+
+def _sizes(needed: int, limit: int) -> str:
+    return f"{needed / _GIB:.3g} GiB, {limit / _GIB:.3g} GiB may be used; lower either"

@@ -70,7 +70,7 @@ def set_up(config: Config, *, given: splits.Sources | None = None) -> Setup:
 
     Raises:
       UserError: unreadable data, a likelihood that does not model them, a gradient that the
-        model does not allow, or parameters that do not fit the memory.
+        model does not allow, or parameters or samples that do not fit the memory.
     """
     data = splits.training_data(config, given=given)
     model = latent_variable.build(config.model, data.spec)
@@ -87,7 +87,9 @@ def _check(config: Config, data: splits.TrainingData, model: Model) -> None:
         raise UserError(f"config.objective.gradient: {problem}")
     like = jax.eval_shape(lambda: training.init_state(config, model=model))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
-    memory.check_parameters(needed, limit=memory.device_bytes(jax.local_devices()[0]))
+    limit = memory.device_bytes(jax.local_devices()[0])
+    memory.check_parameters(needed, limit=limit)
+    memory.check_samples(config, limit=limit * jax.device_count())  # a batch may be spread
 
 
 def make_group(
