@@ -73,7 +73,7 @@ def _start(folder, workdir, *more):
 
 
 def _wait_for_rows(workdir, count, process):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while _rows(workdir) < count:
         assert process.poll() is None
         assert time.monotonic() < deadline
