@@ -41,7 +41,8 @@ def bounds_against_samples(result: Result) -> Figure:
     protocol = result.protocol
     title = f"{protocol.dataset} {protocol.split}, {protocol.num_examples:,} examples"
     axes.set_title(f"Bounds on log p(x): {title}", parse_math=False)
-    axes.legend(frameon=False, loc="center right")
+    axes.margins(y=0.12)  # room for the number above the last point
+    axes.legend(frameon=False, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
     if in_bits:
         to_bits = functools.partial(means.bits_per_dim, num_dims=protocol.num_dims)
