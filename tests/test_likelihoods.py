@@ -259,6 +259,27 @@ def test_the_output_bias_starts_at_the_mean(variant, shape):
     np.testing.assert_allclose(start, expected, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        "discretized_logistic(scale='decoder')",
+        pytest.param("discretized_logistic_mixture", marks=pytest.mark.slow),
+    ],
+)
+def test_locations_start_about_one_scale_from_the_mean(likelihood):
+    """Convolutions from random z: the mean image then has more mass than under uniform levels."""
+    image = np.round(np.linspace(5.0, 250.0, 64)).reshape(8, 8, 1).astype(np.float32)
+    config = model_config(latent_dims=(8,), encoder="conv(channels=(8, 16))", likelihood=likelihood)
+    model = latent_variable.build(config, DataSpec(image.shape, image))
+
+    def started(key):
+        params, z = model.init(key), jax.random.normal(key, (8, 8))
+        return jax.vmap(lambda z: model.likelihood(params, z).log_prob(jnp.asarray(image)))(z)
+
+    log_mass = jax.jit(jax.vmap(started))(jax.random.split(jax.random.key(0), 8))
+    assert log_mass.mean() > -image.size * math.log(256)
+
+
 def test_scales_have_a_floor_and_pixels_of_their_own_need_one():
     spec = DataSpec((1, 2, 1), None)
     for scale in ("pixel", "decoder"):

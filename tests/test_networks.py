@@ -185,6 +185,23 @@ def test_decoders_start_at_the_mean(name):
     np.testing.assert_array_less(abs(draws.mean(axis=0) - mean), 5 * error)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_gain_multiplies_how_far_outputs_start_from_their_bias(name):
+    bias = np.linspace(0.1, 0.9, 16, dtype=np.float32).reshape(4, 4, 1)
+    site = Site((2,), bias.shape, decoder=True, output_bias=bias)
+
+    def distance(gain):
+        network = _network(SMALL[name], site._replace(output_gain=gain))
+        run = jax.vmap(lambda key: network.apply(network.init(key), _normal(2)))
+        return np.asarray(jax.jit(run)(keys)) - bias
+
+    keys = jax.random.split(jax.random.key(0), 5)  # a few: small networks may start dead
+    far = distance(1.0)
+    np.testing.assert_allclose(distance(0.25), 0.25 * far, atol=1e-6)
+    assert np.abs(far).max() > 0.01
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_he_normal_keeps_the_variance_behind_relu(stride, transposed):
@@ -202,6 +219,16 @@ def test_he_normal_keeps_the_variance_behind_relu(stride, transposed):
     values = jax.jit(jax.vmap(variance))(jax.random.split(jax.random.key(1), 30))
     error = values.std() / np.sqrt(30)
     assert abs(values.mean() - 1.0) < 5 * error + 0.02
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_what_doubles_an_image_starts_without_a_grid(size):
+    """Equal places give equal values: none sees more of the kernel than others."""
+    module = image_networks.Convolution(5, size, "he_normal", stride=2, transposed=True)
+    equal = jnp.broadcast_to(_normal(8), (6, 6, 8))
+    out = np.asarray(module.apply(module.init(jax.random.key(0), equal), equal))[2:-2, 2:-2]
+    np.testing.assert_allclose(out, np.broadcast_to(out[0, 0], out.shape), rtol=1e-5)
+    assert out.std() > 0.1
 
 
 @pytest.mark.parametrize(

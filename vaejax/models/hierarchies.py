@@ -50,13 +50,17 @@ def bottom_up(pieces: Pieces) -> Model:
     values of its kind: over {0, 1} this is a sigmoid belief network (Neal 1992).
     """
     layers, below, shape, bias = [], pieces.likelihood, pieces.shape, pieces.output_bias
+    gain = pieces.likelihood.output_gain
     each = zip(pieces.latent_dims, pieces.encoders, pieces.decoders, strict=True)
     for size, encoder, decoder in each:
         posterior = pieces.family(size)
         up = encoder(Site(shape, posterior.outputs))
-        down = decoder(Site((size,), below.outputs, decoder=True, output_bias=bias))
+        down = decoder(
+            Site((size,), below.outputs, decoder=True, output_bias=bias, output_gain=gain)
+        )
         layers.append(Layer(size, up, posterior, down, below))
-        below, shape, bias = posteriors.conditional_of(posterior.support)(size), (size,), None
+        below, shape = posteriors.conditional_of(posterior.support)(size), (size,)
+        bias, gain = None, 1.0
     prior = pieces.prior(layers[-1].size)
     if prior.encodes and len(layers) > 1:
         raise UserError(

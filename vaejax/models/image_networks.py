@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -21,11 +22,33 @@ from vaejax.models.sites import ACTIVATIONS, INITIALIZERS, Network, Site
 _MOST_BLOCKS = 100
 
 
+def _enlarging(initial: Callable, stride: int) -> Callable:
+    """The start of a transposed convolution: linear interpolation, then a 1 x 1 convolution.
+
+    One matrix [C, O] times the same weights for all channels (Long et al. 2015), scaled so that
+    values behind relu(noise) have the mean square they have behind a plain convolution. Entries
+    drawn one by one start as noise from value to value, on a grid where sides are no multiple
+    of the stride (Odena et al. 2016): with 3 and 2 values see 4, 2, 2 and 1 entries by turns.
+    """
+
+    def init(key, shape):
+        size = shape[0]
+        near = 1.0 - np.abs(np.arange(size) - (size - 1) / 2) / stride
+        near = np.maximum(near, 0.0)
+        weights = near / [near[index % stride :: stride].sum() for index in range(size)]
+        # Of the mean square of relu(noise) 1 / pi is that of its mean, which adds up whole.
+        shrunk = (np.sum(weights**2) / stride) ** 2
+        gain = ((1.0 - 1.0 / math.pi) * shrunk + 1.0 / math.pi) ** -0.5
+        stamp = jnp.asarray(gain * np.outer(weights, weights))
+        return stamp[:, :, None, None] * initial(key, (1, 1, *shape[2:]))
+
+    return init
+
+
 class Convolution(nn.Module):
     """A convolution that divides the sides of an image by `stride`, or its transpose.
 
-    A value of the transpose's output sees 1 / stride^2 of the kernel's entries: these start
-    `stride` times as large, so that the variance of the output is as of a plain convolution.
+    The kernel starts as `kernel_init` has it, times `gain`; see `_enlarging` for the transpose.
     """
 
     channels: int
@@ -34,13 +57,16 @@ class Convolution(nn.Module):
     stride: int = 1
     transposed: bool = False
     use_bias: bool = True
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, image: Float[Array, "H W C"]) -> Float[Array, "h w O"]:
         shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.channels)
-        gain = self.stride if self.transposed else 1
-        initial = INITIALIZERS[self.kernel_init]()
-        kernel = self.param("kernel", lambda key: gain * initial(key, shape))
+        initial = sites.kernels(self.kernel_init, self.gain)
+        enlarges = self.transposed and self.stride > 1
+        kernel = self.param(
+            "kernel", _enlarging(initial, self.stride) if enlarges else initial, shape
+        )
         function = convolutions.convolve_transposed if self.transposed else convolutions.convolve
         output = function(image, kernel, stride=self.stride)
         if not self.use_bias:
@@ -132,11 +158,11 @@ class Up(nn.Module):
             hidden = self.level(ladder)(hidden)
         if len(ladder.outputs) == 1:
             hidden = _dense_layers(ladder, hidden.reshape(-1), ladder.hidden_dims)
-            kernel_init = INITIALIZERS[ladder.kernel_init]()
+            kernel_init = sites.kernels(ladder.kernel_init, ladder.gain)
             hidden = nn.Dense(ladder.outputs[0], use_bias=False, kernel_init=kernel_init)(hidden)
         else:
             channels = math.prod(ladder.outputs[2:])
-            hidden = Convolution(channels, use_bias=False, **options)(hidden)
+            hidden = Convolution(channels, use_bias=False, gain=ladder.gain, **options)(hidden)
         bias = self.param("bias", sites.starting_at(ladder.bias), ladder.outputs)
         return hidden.reshape(ladder.outputs) + bias
 
@@ -170,6 +196,7 @@ class Down(nn.Module):
                 stride=ladder.strides[index],
                 transposed=True,
                 use_bias=index > 0,
+                gain=1.0 if index else ladder.gain,
                 **options,
             )(hidden)
         bias = self.param("bias", sites.starting_at(ladder.bias), ladder.outputs)

@@ -22,6 +22,7 @@ class Ladder(NamedTuple):
       kernel_size: side of every kernel.
       activation, kernel_init: names.
       bias: where the flat outputs start; None: at zero.
+      gain: what the last kernel starts multiplied with.
     """
 
     channels: tuple[int, ...]
@@ -33,6 +34,7 @@ class Ladder(NamedTuple):
     activation: str
     kernel_init: str
     bias: tuple[float, ...] | None
+    gain: float
 
 
 def make(
@@ -64,7 +66,7 @@ def make(
             f"{name}: hidden_dims has no place between two feature maps, got {hidden_dims}; use ()"
         )
     image = site.outputs if site.decoder else site.inputs
-    divisor = math.prod(strides)
+    divisor, (bias, gain) = math.prod(strides), sites.start(site)
     return Ladder(
         channels=channels,
         strides=strides,
@@ -74,7 +76,8 @@ def make(
         kernel_size=kernel_size,
         activation=activation,
         kernel_init=kernel_init,
-        bias=sites.flat_bias(site),
+        bias=bias,
+        gain=gain,
     )
 
 

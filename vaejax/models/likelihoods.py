@@ -15,6 +15,7 @@ from vaejax.types import DataSpec, Distribution, unchanged
 
 _LOG_SCALE_START = -1.0  # of a density: pixels lie in [0, 1]
 _LEVEL_SCALE_START = -2.0  # of a logistic on [0, 1]; its standard deviation is 1.8 scales
+_LEVEL_GAIN = math.exp(_LEVEL_SCALE_START)  # networks start about 1 from their bias: far too far
 _SPREAD = 0.25  # of the components of a mixture around their middle, where they start
 _MEAN_CLIP = 1e-3  # Burda et al.'s code starts the decoder bias at logit(clip(mean))
 _REACH = 1.1 / _MEAN_CLIP  # logits beyond it give means outside of the clip
@@ -34,6 +35,8 @@ class Likelihood(NamedTuple):
       intensities: `(x) -> x in [0, 1]`, as networks and pictures have it.
       log_scale: `(params) -> []` where p(x|z) = N(x; output, exp(log_scale)^2 I); None where
         it is something else.
+      output_gain: what the decoder's last kernel starts multiplied with, so that the outputs for
+        random z are about one unit of p(x|z) away from `output_bias`: a logit, or a scale.
     """
 
     outputs: tuple[int, ...]
@@ -43,6 +46,7 @@ class Likelihood(NamedTuple):
     data: Literal["binary", "levels", "real"]
     intensities: Callable[[Float[Array, "..."]], Float[Array, "..."]] = unchanged
     log_scale: Callable[[PyTree], Float[Array, ""]] | None = None
+    output_gain: float = 1.0
 
 
 def _logit(mean: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -144,7 +148,8 @@ def discretized_logistic(spec: DataSpec, *, scale: str = "shared") -> Likelihood
         flat = pixels.DiscretizedLogistic(loc + 0.5, log_scale, spec.levels)
         return pixels.Image(flat, spec.shape)
 
-    return _of_levels(spec, part.outputs, part.init, output_bias, distribution)
+    made = _of_levels(spec, part.outputs, part.init, output_bias, distribution)
+    return made._replace(output_gain=_LEVEL_GAIN)
 
 
 def discretized_logistic_mixture(spec: DataSpec, *, num_components: int = 5) -> Likelihood:
@@ -199,7 +204,8 @@ def discretized_logistic_mixture(spec: DataSpec, *, num_components: int = 5) -> 
         return pixels.Image(flat, spec.shape)
 
     outputs = (*spec.shape[:-1], sum(sizes))
-    return _of_levels(spec, outputs, lambda key: {}, output_bias, distribution)
+    made = _of_levels(spec, outputs, lambda key: {}, output_bias, distribution)
+    return made._replace(output_gain=_LEVEL_GAIN)
 
 
 def categorical(spec: DataSpec) -> Likelihood:

@@ -23,6 +23,7 @@ class MLP(nn.Module):
     activation: str
     kernel_init: str
     bias: tuple[float, ...] | None = None
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -32,6 +33,7 @@ class MLP(nn.Module):
             hidden = nn.Dense(width, kernel_init=kernel_init)(hidden)
             hidden = ACTIVATIONS[self.activation](hidden)
         size, bias_init = int(np.prod(self.outputs)), sites.starting_at(self.bias)
+        kernel_init = sites.kernels(self.kernel_init, self.gain)
         hidden = nn.Dense(size, kernel_init=kernel_init, bias_init=bias_init)(hidden)
         return hidden.reshape(self.outputs)
 
@@ -43,6 +45,7 @@ class GatedMLP(nn.Module):
     outputs: Shape
     kernel_init: str
     bias: tuple[float, ...] | None = None
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -53,6 +56,7 @@ class GatedMLP(nn.Module):
             gate = nn.Dense(width, kernel_init=kernel_init, name=f"gate_{index}")(hidden)
             hidden = value * nn.sigmoid(gate)
         size, bias_init = int(np.prod(self.outputs)), sites.starting_at(self.bias)
+        kernel_init = sites.kernels(self.kernel_init, self.gain)
         output = nn.Dense(size, kernel_init=kernel_init, bias_init=bias_init, name="output")
         return output(hidden).reshape(self.outputs)
 
@@ -75,7 +79,7 @@ def mlp(
     sites.check_choices(activation, kernel_init)
     sites.check_widths("hidden_dims", hidden_dims)
     widths = hidden_dims[::-1] if site.decoder else hidden_dims
-    module = MLP(widths, site.outputs, activation, kernel_init, sites.flat_bias(site))
+    module = MLP(widths, site.outputs, activation, kernel_init, *sites.start(site))
     return sites.of_module(module, site)
 
 
@@ -96,7 +100,7 @@ def gated_mlp(
     sites.check_choices("tanh", kernel_init)
     sites.check_widths("hidden_dims", hidden_dims)
     widths = hidden_dims[::-1] if site.decoder else hidden_dims
-    module = GatedMLP(widths, site.outputs, kernel_init, sites.flat_bias(site))
+    module = GatedMLP(widths, site.outputs, kernel_init, *sites.start(site))
     return sites.of_module(module, site)
 
 
@@ -112,7 +116,7 @@ def linear(site: Site, *, kernel_init: str = "glorot_uniform") -> Network:
         dense = params["params"]["Dense_0"]
         return dense["kernel"].T, dense["bias"]
 
-    module = MLP((), site.outputs, "tanh", kernel_init, sites.flat_bias(site))
+    module = MLP((), site.outputs, "tanh", kernel_init, *sites.start(site))
     return sites.of_module(module, site, affine)
 
 

@@ -27,12 +27,14 @@ class Site(NamedTuple):
       inputs, outputs: shapes of one input and one output.
       decoder: whether it comes down to the data, as the mirror of an encoder.
       output_bias: where the outputs start, of their shape; None: at zero.
+      output_gain: what the last kernel starts multiplied with: how far from there they start.
     """
 
     inputs: Shape
     outputs: Shape
     decoder: bool = False
     output_bias: Float[np.ndarray, "..."] | None = None
+    output_gain: float = 1.0
 
 
 class Network(NamedTuple):
@@ -55,9 +57,10 @@ def of_module(module: nn.Module, site: Site, affine: Callable | None = None) -> 
     return Network(lambda key: module.init(key, jnp.zeros(site.inputs)), module.apply, affine)
 
 
-def flat_bias(site: Site) -> tuple[float, ...] | None:
-    """Where the flat outputs start; None: at zero. A tuple, since modules must be hashable."""
-    return None if site.output_bias is None else tuple(np.ravel(site.output_bias).tolist())
+def start(site: Site) -> tuple[tuple[float, ...] | None, float]:
+    """Flat bias (None: zero) and gain of the last layer; a tuple, as modules must be hashable."""
+    bias = site.output_bias
+    return None if bias is None else tuple(np.ravel(bias).tolist()), site.output_gain
 
 
 def starting_at(bias: tuple[float, ...] | None) -> Callable:
@@ -65,6 +68,12 @@ def starting_at(bias: tuple[float, ...] | None) -> Callable:
     if bias is None:
         return nn.initializers.zeros
     return lambda key, shape, dtype=jnp.float32: jnp.asarray(bias, dtype).reshape(shape)
+
+
+def kernels(name: str, gain: float) -> Callable:
+    """The initialiser `name` times `gain`."""
+    initial = INITIALIZERS[name]()
+    return lambda key, shape, dtype=float: gain * initial(key, shape, dtype)
 
 
 def check_widths(name: str, widths: tuple[int, ...]) -> None:

@@ -132,9 +132,10 @@ def _layers(
             raise UserError("merge='precision' needs posterior=normal; use merge='concat'")
         inputs = maps.joined(place.state, place.latents) if skip and not top else place.latents
         bias = None if index else pieces.output_bias
+        gain = 1.0 if index else pieces.likelihood.output_gain
         seen = maps.joined(place.state, place.state) if merge.sees_path else place.state
         up = encoder(Site(below, posterior.outputs if top else place.state))
-        down = decoder(Site(inputs, outputs, decoder=True, output_bias=bias))
+        down = decoder(Site(inputs, outputs, decoder=True, output_bias=bias, output_gain=gain))
         q_head = None if top else encoder(Site(seen, posterior.outputs))
         p_head = None if top else decoder(Site(place.state, simple.outputs, decoder=True))
         if not top:
