@@ -17,6 +17,7 @@ from vaejax.models.discrete import OneHot
 from vaejax.models.distributions import Bernoulli
 from vaejax.objectives import baselines, bounds, gradients, importance, requirements
 from vaejax.objectives.surrogates import Target
+from vaejax.training import step as training
 from vaejax.types import DataSpec
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -212,3 +213,22 @@ def test_a_baseline_is_kept_beside_phi_and_no_model_needs_it():
     network = baselines.network(model, hidden_dims=(100,))
     with pytest.raises(ValueError, match="no baseline"):
         baselines.value(network, params, x)
+
+
+def test_a_run_with_a_baseline_may_start_from_one_without_and_the_other_way_round():
+    discrete = {"model__posterior": "bernoulli", "model__prior": "bernoulli"}
+    learned = small_config(**discrete, objective__gradient="nvil")
+    plain = small_config(**discrete, objective__gradient="vimco", objective__num_samples=2)
+    model = latent_variable.build(learned.model, DataSpec((4, 1, 1), None))
+    states = [training.init_state(config, model=model) for config in (learned, plain)]
+    other = jax.tree.map(lambda leaf: leaf + 1.0, states[0].params)
+    with_own, without = (training.started_from(state, other).params for state in states)
+    assert set(without["inference"]) == {"encoders", "posteriors"}
+    jax.tree.map(np.testing.assert_array_equal, with_own, other)
+    plain_start = {
+        group: {name: leaf for name, leaf in parts.items() if name != baselines.NAME}
+        for group, parts in other.items()
+    }
+    jax.tree.map(np.testing.assert_array_equal, without, plain_start)
+    kept = training.started_from(states[0], plain_start).params["inference"][baselines.NAME]
+    jax.tree.map(np.testing.assert_array_equal, kept, states[0].params["inference"][baselines.NAME])
