@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import weighted_draws
-from conftest import model_config, perturbed
+from conftest import model_config, perturbed, small_config
 from jax.flatten_util import ravel_pytree
 from scipy import stats
 
+from vaejax.data import splits
 from vaejax.evidence import estimators as evidence
 from vaejax.models import latent_variable, top_down
 from vaejax.objectives import bounds, gradients, importance, surrogates
 from vaejax.objectives.surrogates import Target
+from vaejax.training import step as training
 from vaejax.types import DataSpec
 
 SPEC = DataSpec((3,), None)
@@ -296,3 +298,26 @@ def test_sleep_moves_the_shared_path_by_the_bound_of_p_and_the_dreams_of_q():
     value = lambda p: surrogates.sleep_phi(p, key, PIXELS, model=model, target=target)[0]
     ours = ravel_pytree(jax.jit(jax.grad(value))(params))[0]
     np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["conv", "resnet"])
+def test_a_hierarchy_on_maps_trains(network):
+    """Seventy steps on digits, with latents on maps of 4 x 4 and 2 x 2, raise the ELBO."""
+    config = small_config(
+        model__latent_dims=(2, 4),
+        model__encoder=f"{network}(channels=(8,))",
+        model__hierarchy="top_down(features=8, downsampling=(2, 4))",
+        training__batch_size=100,
+    )
+    data = splits.training_data(config)
+    model = latent_variable.build(config.model, data.spec)
+    plan = training.make_plan(config, len(data.images))
+    call = jax.jit(functools.partial(training.train_call, config=config, model=model, plan=plan))
+    state = jax.jit(lambda: training.init_state(config, model=model))()
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)  # compiles once
+    losses = []
+    while len(losses) < 70:
+        state, metrics = call(state, jnp.asarray(data.images))
+        losses.extend(np.asarray(metrics["loss"]))
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 1.0
