@@ -249,7 +249,17 @@ def _peak_mebibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def matmul_rates() -> dict[str, float]:
+    """The rate of the product at each precision: on a GPU "default" is TF32, "highest" float32."""
+    rates = {}
+    for precision in ("default", "high", "highest"):
+        with jax.default_matmul_precision(precision):
+            rates[f"{precision}_gflops"] = max(_matmul()() for _ in range(3)) / 1e9
+    return rates
+
+
 CASES: dict[str, Callable[[], dict[str, float]]] = {
+    "matmul": matmul_rates,
     **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
     **{f"train {name}": lambda name=name: variant_rate(name) for name in _VARIANTS},
     "doubly reparameterized k=50": lambda: estimator_cost("doubly_reparameterized"),

@@ -383,6 +383,11 @@ def test_control_c_is_one_line_and_130(monkeypatch):
     [
         ("explain.py", ["--workdir=out", "--config.identity.num_examples=0"], "must be finite"),
         ("benchmark.py", ["--only=nothing"], "--only: unknown 'nothing'"),
+        (
+            "benchmark_precision.py",
+            ["--workdir=nowhere", "--reference=nowhere.npz"],
+            "--reference: there is no file nowhere.npz",
+        ),
     ],
 )
 def test_scripts_find_their_files_from_another_folder(script, arguments, sentence, tmp_path):
