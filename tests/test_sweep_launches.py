@@ -57,7 +57,7 @@ def _flags(folder, workdir, *more, sweep=SWEEP):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
-    finished = run_script("sweep.py", *_flags(folder, folder / "sweep"))
+    finished = run_script("sweep.py", *_flags(folder, folder / "sweep"), timeout=300.0)
     assert finished.code == 0, finished.err
     assert "2 members in 1 programs" in finished.out
     return folder / "sweep"
