@@ -1,6 +1,7 @@
 """Trains and evaluates on meshes of four CPU devices: `mesh_child.py FOLDER`, JSON to stdout."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -10,8 +11,10 @@ import numpy as np
 from conftest import small_config
 from rich.console import Console
 
-from vaejax import meshes
+from vaejax import keys, meshes
+from vaejax.evaluation import mapping, per_example
 from vaejax.runs import evaluate
+from vaejax.runs import subject as subject_lib
 from vaejax.training import loop
 from vaejax.training.standing import Run, Surroundings
 
@@ -49,12 +52,29 @@ def _evaluation(folder):
     return {name: row.value for name, row in found.estimates.items()}
 
 
+def _on_devices(folder, count):
+    """Values of 101 test examples of a run, which no number of devices divides."""
+    subject = subject_lib.load(folder, "test", console=Console(quiet=True))
+    one = functools.partial(per_example.evaluate, model=subject.model, num_samples=50, chunk_size=7)
+    budget = mapping.Budget(rows=7, max_rows=70, work=50)
+    over = mapping.make(one, num_examples=101, budget=budget, mesh=meshes.make(1, count))
+    key, x = keys.domain(0, "tests/meshes"), subject.held_out.x[:101]
+    values = mapping.over_examples(over, subject.params, key, x).weights.values
+    return {name: np.asarray(value, float) for name, value in values.items()}
+
+
 def main(folder):
     config = small_config(**SMALL)
     configs = [dataclasses.replace(config, seed=seed) for seed in range(3)]
     alone = [_train(folder / f"alone{c.seed}", [c], "members:1,data:1")[0] for c in configs]
     found = {"devices": jax.device_count(), "bounds": {}, "params": {}}
     found["bounds"]["1"] = _evaluation(folder / "alone0" / "0")
+    values = {count: _on_devices(folder / "alone0" / "0", count) for count in (1, 2, 3, 4)}
+    found["evaluations"] = {
+        count: {name: float(np.abs(v - values[1][name]).max()) for name, v in own.items()}
+        for count, own in values.items()
+        if count > 1
+    }
     for data in (2, 4):
         params = _train(folder / f"data{data}", configs[:1], f"data:{data}")
         found["params"][f"data:{data}"] = _distance(params[0], alone[0])

@@ -90,3 +90,13 @@ def test_evaluations_do_not_depend_on_the_mesh(found):
     for data in ("2", "4"):
         for name, value in found["bounds"]["1"].items():
             assert abs(found["bounds"][data][name] - value) < 1e-4, (data, name)
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_one_run_is_the_same_on_any_number_of_devices(found):
+    """Every value of every example, to 1e-5 nat."""
+    assert set(found["evaluations"]) == {"2", "3", "4"}
+    for count, largest in found["evaluations"].items():
+        assert set(largest) >= {"elbo", "iwae_50"}
+        for name, distance in largest.items():
+            assert distance <= 1e-5, (count, name)
