@@ -34,7 +34,9 @@ SMALL = {
     "smc": {"num_repeats": 48, "num_particles": 24, "num_moves": 1, "num_leapfrog": 3},
     "quadrature": {"num_nodes": 48},
     "exact": {},
+    "gibbs": {"num_temperatures": 5, "num_chains": 8},
 }
+DISCRETE = ("enumeration", "gibbs")  # what is for discrete latents alone
 MODELS = {
     "linear": evidence_models.linear,
     "mixture": evidence_models.mixture,
@@ -157,7 +159,7 @@ def test_the_95_percent_intervals_cover_as_they_say(which, name):
 def test_contract(name):
     """Labels, problems and per-example results, for every module of the registry."""
     module = evidence.ESTIMATORS[name]
-    model, params, x = _problem("discrete" if name == "enumeration" else "linear")
+    model, params, x = _problem("discrete" if name in DISCRETE else "linear")
     config = _config(name)
     assert dataclasses.is_dataclass(config)
     assert module.problems(config, model=model, num_latents=2, num_samples=40) == []
@@ -193,7 +195,7 @@ def test_contract(name):
 )
 def test_float64_models_have_float64_estimates(name, x64):
     """Shapes alone: what is carried from step to step keeps its type as well."""
-    which = evidence_models.discrete if name == "enumeration" else evidence_models.linear
+    which = evidence_models.discrete if name in DISCRETE else evidence_models.linear
     model, params = which()
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     estimator = evidence.ESTIMATORS[name].build(_config(name), model=model)
@@ -216,6 +218,7 @@ def test_only_one_estimate_of_each_rank_may_stand_for_log_p():
         "enumeration",
         "quadrature",
         "annealed",
+        "gibbs",
         "smc",
         "importance",
     ]

@@ -19,7 +19,7 @@ from vaejax.schema import field
 from vaejax.types import Estimator, Evidence, Model
 
 LABELS = {"gibbs": "lower bound"}
-JUDGE = 3
+JUDGE = 4
 REPORT = "rows"
 _MOST = 2**31 - 1
 
@@ -98,6 +98,6 @@ def build(config: Config, *, model: Model) -> Estimator:
 
 def figures(results: dict[str, Evidence], tuning: tuple) -> dict[str, Figure]:
     """How many latents change along the chain."""
-    changed = np.mean(results["gibbs"].diagnostics.changed, axis=0)
+    changed = np.mean(np.asarray(results["gibbs"].diagnostics.changed), axis=0)
     panel = ("share of latents that change", changed, (0.0, 1.0))
     return {"gibbs_moves": plots.along_chain([panel])}

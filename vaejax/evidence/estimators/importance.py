@@ -18,7 +18,7 @@ from vaejax.evidence.weights import Weights
 from vaejax.types import Evidence, Model
 
 LABELS = {"importance": "lower bound", "jackknife": "estimate, not a bound"}
-JUDGE = 5
+JUDGE = 6
 REPORT = "rows"
 
 

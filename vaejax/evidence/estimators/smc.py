@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing blackjax starts JAX's backend: only for those who
     from blackjax.smc import adaptive_tempered
 
 LABELS = {"smc": "estimate"}
-JUDGE = 4
+JUDGE = 5
 REPORT = "rows"
 _MOST = 2**31 - 1
 _MAX_STEPS = 1000
