@@ -69,9 +69,12 @@ def main(folder):
     alone = [_train(folder / f"alone{c.seed}", [c], "members:1,data:1")[0] for c in configs]
     found = {"devices": jax.device_count(), "bounds": {}, "params": {}}
     found["bounds"]["1"] = _evaluation(folder / "alone0" / "0")
-    values = {count: _on_devices(folder / "alone0" / "0", count) for count in (1, 2, 3, 4)}
+    values = {count: _on_devices(folder / "alone0" / "0", count) for count in (1, 2, 4)}
     found["evaluations"] = {
-        count: {name: float(np.abs(v - values[1][name]).max()) for name, v in own.items()}
+        count: {
+            name: [float(abs(np.mean(v - values[1][name]))), float(np.ptp(v - values[1][name]))]
+            for name, v in own.items()
+        }
         for count, own in values.items()
         if count > 1
     }
