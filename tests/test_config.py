@@ -185,6 +185,8 @@ BAD_VALUES = {
     "objective.inference_bound=cubbo": "did you mean 'cubo'",
     "objective.inference_bound=cubo objective.gradient=wake_phi": "follows no bound",
     "objective.free_bits=0.1": "use closed_form_kl",
+    "objective.bound=iwae objective.gradient=sumo objective.beta=0.5": "leave out beta",
+    "objective.bound=iwae objective.gradient=sumo objective.warmup_epochs=2": "leave out beta",
     "training.parameters=phi": "unknown 'phi' (legal: all, generative, inference)",
     "model.name=mlp": "unknown 'model.name'",
     "model.likelihood=bernouli": "did you mean 'bernoulli'",

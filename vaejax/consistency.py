@@ -59,6 +59,11 @@ def _of_objective(config: Any) -> list[str]:
             f"objective.bound: {objective.bound} lies above log p(x), and theta gains nothing by "
             f"raising it; set objective.inference_bound to it, which q lowers"
         )
+    if estimator.needs_log_marginal and (objective.beta != 1.0 or objective.warmup_epochs):
+        found.append(
+            f"objective.beta: {objective.gradient.name} estimates log p(x), which knows no other beta "
+            f"than 1; leave out beta and warmup_epochs"
+        )
     if objective.free_bits and not estimator.uses_closed_form_kl:
         found.append(
             f"objective.free_bits: needs the KL of each unit, objective.gradient is "
