@@ -61,8 +61,8 @@ def _of_objective(config: Any) -> list[str]:
         )
     if estimator.needs_log_marginal and (objective.beta != 1.0 or objective.warmup_epochs):
         found.append(
-            f"objective.beta: {objective.gradient.name} estimates log p(x), which knows no other beta "
-            f"than 1; leave out beta and warmup_epochs"
+            f"objective.beta: {objective.gradient.name} estimates log p(x), which knows no beta "
+            f"but 1; leave out beta and warmup_epochs"
         )
     if objective.free_bits and not estimator.uses_closed_form_kl:
         found.append(
