@@ -5,7 +5,8 @@
 
 Needs MNIST prepared under TFDS_DATA_DIR. One layer, linear both ways (Neal 1992), with the gradient
 of Mnih and Rezende (2016); learning rate and length are those of `mnist.py`. More layers:
-`--config.model.latent_dims=(200,200,200)`. Not trained here yet.
+`--config.model.latent_dims=(200,200,200)`. Ten epochs of it on L_5 and on L_50, with three
+gradients and three seeds each, are in docs/laboratory.md (L_500 of this one: -116.31 +- 0.02 nats).
 """
 
 from vaejax.config import Config, Dataset, Model, Objective, Optimizer, Training

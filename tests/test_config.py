@@ -23,7 +23,8 @@ from vaejax.training import step as training
 from vaejax.types import DataSpec
 
 EXPLAIN = ROOT / "configs" / "explain.py"  # a config of its own kind: tests/test_explain.py
-CONFIG_FILES = sorted({*(ROOT / "configs").glob("*.py")} - {EXPLAIN})
+PAPERS = ROOT / "configs" / "papers"
+CONFIG_FILES = sorted({*(ROOT / "configs").glob("*.py"), *PAPERS.glob("*.py")} - {EXPLAIN})
 
 
 def test_text_is_parsed_by_type():
@@ -259,18 +260,35 @@ def test_bad_config_files_are_named(name, tmp_path):
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("argument", ["vea", "L=3", "k=many", "stages=0"])
+@pytest.mark.parametrize(
+    "argument", ["vea", "L=3", "k=many", "stages=0", "vae,iwae", "short,stages=3", "short=1"]
+)
 def test_bad_config_arguments_are_named(argument):
     with pytest.raises(UserError, match="--config argument"):
-        config_lib.load(f"{ROOT}/configs/mnist_iwae_paper.py:{argument}")
+        config_lib.load(f"{PAPERS}/iwae_table1.py:{argument}")
 
 
 def test_paper_protocol_is_the_papers():
-    config = config_lib.load(f"{ROOT}/configs/mnist_iwae_paper.py:iwae,L=2,k=5")
+    config = config_lib.load(f"{PAPERS}/iwae_table1.py:iwae,L=2,k=5")
     assert config.training.num_epochs == 3280
+    assert (config.dataset.name, config.dataset.num_validation) == ("mnist", 0)
     assert config.optimizer.stage_scales == (10.0, 7.2, 5.2, 3.7, 2.7, 1.9, 1.4, 1.0)
     assert (config.objective.bound, config.objective.num_samples) == (Part("iwae"), 5)
     assert config.model.latent_dims == (100, 50)
+
+
+def test_short_protocol_differs_in_length_alone():
+    full = config_lib.load(f"{PAPERS}/iwae_table1.py:vae,k=5")
+    short = config_lib.load(f"{PAPERS}/iwae_table1.py:short,vae,k=5")
+    assert (short.model, short.objective) == (full.model, full.objective)
+    assert (short.training.num_epochs, short.optimizer.schedule) == (400, "cosine")
+    assert short.dataset.num_validation == 5000  # what its rate is chosen on
+
+
+def test_static_images_come_with_their_own_validation():
+    dataset = config_lib.load(f"{PAPERS}/iwae_table1.py:static,short").dataset
+    assert (dataset.name, dataset.validation_split) == ("binarized_mnist", "validation")
+    assert (dataset.binarization, dataset.num_validation) == ("none", 0)
 
 
 QUICK_CONFIGS = ("digits", "linear_gaussian")
@@ -288,7 +306,7 @@ QUICK_CONFIGS = ("digits", "linear_gaussian")
 def test_every_config_trains_two_steps(path):
     """On the digits where the config's own data may be absent."""
     overrides = {"dataset.name": "digits", "dataset.num_validation": 10, "training.batch_size": 8}
-    if "paper" in path.stem:
+    if path.parent == PAPERS:
         overrides |= {"objective.num_samples": 3, "model.encoder": "mlp(hidden_dims=(9, 9))"}
     config = config_lib.override_all(config_lib.load(str(path)), overrides)
     data = splits.training_data(config)
@@ -326,7 +344,7 @@ def test_every_config_builds_for_images_of_its_own(path):
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
 def test_every_config_states_its_command(path: pathlib.Path):
     docstring = path.read_text().split('"""')[1]
-    assert f"--config=configs/{path.name}" in docstring
+    assert f"--config={path.relative_to(ROOT)}" in docstring
 
 
 def test_a_path_of_a_config_file_may_hold_a_colon(tmp_path):

@@ -1,0 +1,92 @@
+"""Burda, Grosse and Salakhutdinov (2016), Table 1: VAE against IWAE on MNIST.
+
+    python scripts/train.py --config=configs/papers/iwae_table1.py:short,vae,k=1 --workdir=runs/vae
+    python scripts/evaluate.py --workdir=runs/vae
+
+Arguments, any of them, in any order: `vae` or `iwae` (default); `L=1` or `L=2` stochastic layers;
+`k=` samples (50); `static`: the fixed binarisation of TFDS `binarized_mnist`, with its validation
+images; and how long: `stages=1..8` or `short`.
+
+The full protocol has 8 stages of 3^(i-1) epochs, 3,280 in all, at rates 1e-4 * round(10^(1 -
+(i-1)/7), 1), batches of 20, Adam with eps 1e-4; fewer stages stop early. `short` takes 400 epochs
+in batches of 100, with a cosine from 1e-3 to 0, and keeps 5,000 training images for validation.
+All cells and seeds: `configs/sweeps/iwae_table1.py`. What was measured: docs/results.md.
+"""
+
+from vaejax.config import Config, Dataset, Model, Objective, Optimizer, Training
+from vaejax.errors import UserError, unknown
+
+ARCHITECTURES = {
+    1: Model(latent_dims=(50,), encoder="mlp(hidden_dims=(200, 200))"),
+    2: Model(
+        latent_dims=(100, 50),
+        encoder=("mlp(hidden_dims=(200, 200))", "mlp(hidden_dims=(100, 100))"),
+    ),
+}
+BOUNDS = {"vae": "elbo", "iwae": "iwae"}
+SHORT_RATE, SHORT_EPOCHS = 1e-3, 400
+
+
+def _parse(arg: str) -> tuple[set[str], dict[str, int]]:
+    """The words and the numbers of `arg`."""
+    words, numbers = set(), {"L": 1, "k": 50, "stages": 8}
+    legal = [*BOUNDS, "short", "static", "L=1", "L=2", "k=50", "stages=8"]
+    for item in filter(None, arg.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals and name in legal:
+            words.add(name)
+        elif name in numbers and value.isdigit():
+            numbers[name] = int(value)
+        else:
+            raise unknown("--config argument", item, legal)
+    for name, low, high in (("L", 1, 2), ("stages", 1, 8)):
+        if not low <= numbers[name] <= high:
+            raise UserError(f"--config argument {name}: {low} to {high}, got {numbers[name]}")
+    for one, other in (("vae", "iwae"), ("short", "stages")):
+        if one in words and (other in words or f"{other}=" in arg):
+            raise UserError(f"--config argument {arg}: takes {one} or {other}, not both")
+    return words, numbers
+
+
+def _full(num_stages: int) -> tuple[Optimizer, Training]:
+    epochs = tuple(3**i for i in range(num_stages))
+    optimizer = Optimizer(
+        learning_rate=1e-4,
+        b1=0.9,
+        eps=1e-4,
+        schedule="staged",
+        stage_epochs=epochs,
+        stage_scales=tuple(round(10 ** (1 - i / 7), 1) for i in range(num_stages)),
+    )
+    return optimizer, Training(num_epochs=sum(epochs), batch_size=20)
+
+
+def _short() -> tuple[Optimizer, Training]:
+    optimizer = Optimizer(learning_rate=SHORT_RATE, schedule="cosine")
+    return optimizer, Training(num_epochs=SHORT_EPOCHS, batch_size=100, validate_every=10)
+
+
+def _dataset(words: set[str]) -> Dataset:
+    if "static" in words:
+        return Dataset(
+            name="binarized_mnist",
+            binarization="none",
+            validation_split="validation",
+            num_validation=0,
+        )
+    return Dataset(name="mnist", num_validation=5000 if "short" in words else 0)
+
+
+def get_config(arg: str = "") -> Config:
+    """The paper's protocol, or a short one; see the module's docstring for `arg`."""
+    words, numbers = _parse(arg)
+    optimizer, training = _short() if "short" in words else _full(numbers["stages"])
+    return Config(
+        dataset=_dataset(words),
+        model=ARCHITECTURES[numbers["L"]],
+        objective=Objective(
+            bound=BOUNDS["vae" if "vae" in words else "iwae"], num_samples=numbers["k"]
+        ),
+        optimizer=optimizer,
+        training=training,
+    )

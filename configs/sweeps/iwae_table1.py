@@ -1,0 +1,34 @@
+"""Cells of Table 1 of Burda et al. (2016): the ELBO and L_K, at k = 1, 5 and 50.
+
+python scripts/sweep.py --config=configs/papers/iwae_table1.py:short \
+    --sweep=configs/sweeps/iwae_table1.py --workdir=runs/iwae_table1 --seeds=3
+
+At k = 1 both are the same objective: one cell. `:k=1` or `:k=1,k=5` takes a part of the table,
+which a later start without it completes. Of `:static` and `L=2`, give the config the argument.
+"""
+
+from vaejax.errors import unknown
+from vaejax.sweeps import members as sweeps
+
+CELLS = {
+    "k=1": (("vae", "elbo", 1),),
+    "k=5": (("vae", "elbo", 5), ("iwae", "iwae", 5)),
+    "k=50": (("vae", "elbo", 50), ("iwae", "iwae", 50)),
+}
+
+
+def get_sweep(arg: str = "") -> list[sweeps.Overrides]:
+    """Five members, or those of some k; --seeds=3 makes three times as many."""
+    chosen = arg.split(",") if arg else [*CELLS]
+    for item in chosen:
+        if item not in CELLS:
+            raise unknown("--sweep argument", item, [*CELLS])
+    return [
+        {
+            "name": f"{label}-{num_samples}",
+            "objective.bound": bound,
+            "objective.num_samples": num_samples,
+        }
+        for item in chosen
+        for label, bound, num_samples in CELLS[item]
+    ]
