@@ -16,6 +16,8 @@ from rich.console import Console
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
 from vaejax.runs import evaluate, tables
+from vaejax.sweeps import launch
+from vaejax.sweeps import members as sweeps
 from vaejax.training import optimizers, records, train
 from vaejax.training import step as training
 from vaejax.training.step import Plan
@@ -133,3 +135,26 @@ def test_a_run_all_of_whose_steps_are_skipped_says_so(tmp_path):
 def test_clipping_above_what_is_skipped_is_refused():
     with pytest.raises(UserError, match=r"config\.optimizer\.clip_norm: has no effect"):
         small_config(optimizer__clip_norm=5.0, optimizer__skip_norm=5.0)
+
+
+@pytest.mark.parametrize("bound", ["jackknife", "iwae"])
+def test_a_run_and_a_sweep_say_once_that_training_may_run_away(bound, tmp_path):
+    config = small_config(
+        objective__bound=bound,
+        objective__num_samples=4,
+        training__num_epochs=1,
+        optimizer__learning_rate=1e-5,
+    )
+    for name, start in (
+        ("run", lambda folder, console: train.train(config, folder, console=console)),
+        ("sweep", lambda folder, console: _sweep(config, folder, console)),
+    ):
+        console = Console(width=200, record=True, file=io.StringIO())
+        start(tmp_path / name, console)
+        said = console.export_text().replace("\n", " ")
+        assert said.count("warning: config.objective.bound: jackknife") == (bound == "jackknife")
+
+
+def _sweep(config, folder, console):
+    items = sweeps.values("seed", [0, 1])
+    return launch.sweep(config, items, launch.Task(folder), console=console)

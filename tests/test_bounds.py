@@ -305,3 +305,31 @@ def test_unit_activity_removes_the_noise_of_dead_units():
     (activity,) = per_example.unit_activity(per_example.PerExample(None, {}, [means], [noise]))
     assert activity[0] < 0.01 < np.var(np.asarray(means)[:, 0])
     np.testing.assert_allclose(activity[1], 0.25, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "text", [*bounds.BOUNDS, "renyi(alpha=2.0)", "renyi(alpha=-1.0)", "tvo(side='right')"]
+)
+@pytest.mark.parametrize("num_samples", [4, 8])
+def test_a_bound_without_a_best_q_gains_by_a_wide_one(text, num_samples):
+    """p(z|x) = N(0, 1) and log p(x) = 0: by a wide q an objective gains much, or nothing.
+
+    vr_max alone may lie above log p(x), by log K at most. Five standard errors, one seed.
+    """
+    part, scale = bounds.parse(text), 64.0
+    z = scale * jax.random.normal(jax.random.key(0), (20_000, num_samples))
+    log_weights = -0.5 * jnp.square(z) + 0.5 * jnp.square(z / scale) + jnp.log(scale)
+    values = np.asarray(jax.vmap(bounds.to_maximize(part))(log_weights), np.float64)
+    error = values.std() / np.sqrt(len(values))
+    if bounds.has_best_q(part):
+        assert values.mean() < np.log(num_samples) + 5.0 * error
+    else:
+        assert values.mean() > 10.0 + 5.0 * error
+
+
+def test_jackknife_passes_log_p_from_a_q_a_little_too_wide():
+    """So the exact posterior is no maximum: at 1.5 times its width E is above log p(x) = 0."""
+    z = 1.5 * jax.random.normal(jax.random.key(1), (200_000, 3))
+    log_weights = -0.5 * jnp.square(z) + 0.5 * jnp.square(z / 1.5) + jnp.log(1.5)
+    values = np.asarray(jax.vmap(bounds.jackknife)(log_weights), np.float64)
+    assert values.mean() > 5.0 * values.std() / np.sqrt(len(values))

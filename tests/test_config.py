@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, small_config
 
 from vaejax import config as config_lib
-from vaejax import python_files, schema
+from vaejax import consistency, python_files, schema
 from vaejax.config import Config, Model, Objective, Training
 from vaejax.data import splits
 from vaejax.errors import UserError
@@ -289,6 +289,26 @@ def test_static_images_come_with_their_own_validation():
     dataset = config_lib.load(f"{PAPERS}/iwae_table1.py:static,short").dataset
     assert (dataset.name, dataset.validation_split) == ("binarized_mnist", "validation")
     assert (dataset.binarization, dataset.num_validation) == ("none", 0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "key"),
+    [
+        (Objective(bound="jackknife", num_samples=8), "objective.bound: jackknife"),
+        (Objective(bound="iwae", inference_bound="cubo", num_samples=8), "objective.inference"),
+        (Objective(bound="jackknife", inference_bound="iwae", num_samples=8), None),
+        (Objective(bound="jackknife", gradient="wake_phi", num_samples=8), None),
+        (Objective(bound="vr_max", num_samples=8), None),
+        (Objective(), None),
+    ],
+)
+def test_objectives_without_a_best_q_are_warned_of(objective, key):
+    config = config_lib.validated(Config(objective=objective))
+    said = consistency.warnings(config)
+    assert len(said) == (key is not None)
+    assert all(text.startswith(key) for text in said)
+    frozen = dataclasses.replace(config.training, parameters="generative")
+    assert not consistency.warnings(dataclasses.replace(config, training=frozen))
 
 
 QUICK_CONFIGS = ("digits", "linear_gaussian")

@@ -17,6 +17,26 @@ def problems(config: Any) -> list[str]:
     return found
 
 
+def warnings(config: Any) -> list[str]:
+    """What a valid `config.Config` asks for that may end badly, one "path: sentence" each."""
+    objective, estimator = config.objective, gradients.GRADIENTS[config.objective.gradient.name]
+    followed = objective.inference_bound or objective.bound
+    if (
+        config.training.parameters == "generative"
+        or estimator.own_objective
+        or estimator.needs_log_marginal
+        or bounds.has_best_q(followed)
+    ):
+        return []
+    key = "bound" if objective.inference_bound is None else "inference_bound"
+    way = "lowers" if bounds.side(followed) == "upper" else "raises"
+    return [
+        f"objective.{key}: {followed} has no best q at finite K: one that grows ever wider {way} "
+        f"it without end, and training may run away; objective.inference_bound=iwae has a best q, "
+        f"and theta may still follow another bound"
+    ]
+
+
 def _of_dataset(config: Any) -> list[str]:
     dataset, likelihood = config.dataset, config.model.likelihood
     is_set = {"levels": dataset.levels != 256, "dequantize": dataset.dequantize}

@@ -2,7 +2,7 @@
 
 import math
 
-from vaejax import meshes
+from vaejax import consistency, meshes
 from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.experiment import config_help
@@ -23,6 +23,7 @@ def lines(config: Config, *, layout: meshes.Layout = meshes.BY_ITSELF) -> list[s
     found = rehearsal.rehearse(config, layout=layout)
     return [
         *config_help.summary(config),
+        *(f"warning: config.{warning}" for warning in consistency.warnings(config)),
         "",
         *_data(config, found),
         "",

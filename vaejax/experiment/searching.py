@@ -7,6 +7,7 @@ from absl import flags
 from rich.console import Console
 
 from vaejax.errors import UserError, shown, unknown
+from vaejax.storage import logging
 from vaejax.sweeps import launch, samplers, search, spaces
 from vaejax.sweeps import members as sweeps
 from vaejax.sweeps.results import Result
@@ -47,7 +48,7 @@ def report_failures(line: str | None, console: Console) -> None:
     if line and flags.FLAGS.search is None:
         raise UserError(line)
     if line:
-        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
+        logging.warn(console, line)
 
 
 def request(name: str | None, given: Mapping[str, int | None]) -> Request | None:

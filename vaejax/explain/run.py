@@ -15,7 +15,7 @@ from vaejax.explain import page as explain_page
 from vaejax.explain.config import Config
 from vaejax.explain.experiments import EXPERIMENTS
 from vaejax.explain.result import Picture
-from vaejax.storage import files, json_files
+from vaejax.storage import files, json_files, logging
 from vaejax.storage import workdir as workdir_lib
 
 RESULT = "explain.json"
@@ -56,7 +56,7 @@ def explain(
     names = select(only)
     with workdir_lib.lock(workdir) as warning:
         if warning:
-            console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+            logging.warn(console, warning)
         files.require_writable(workdir, (RESULT, PAGE, "figures/identity.png"))
         entries = read(workdir)
         for name in names:

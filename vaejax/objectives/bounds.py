@@ -34,6 +34,7 @@ class Bound(NamedTuple):
       is_bound: whether it lies on one side of log p(x) at all, in expectation or as K grows.
       derivatives: how often it may be differentiated, 1 or 2.
       linear: whether its derivatives do not depend on the log weights.
+      has_maximum: whether its expectation at finite K stays below a number, whatever q is.
       problems: `(num_samples, *, options) -> list`, which values of the options it refuses.
     """
 
@@ -42,6 +43,7 @@ class Bound(NamedTuple):
     is_bound: bool = True
     derivatives: int = 2
     linear: bool = False
+    has_maximum: bool = True
     problems: Callable[..., list[str]] = lambda num_samples, **options: []
 
 
@@ -147,6 +149,12 @@ def jackknife(log_weights: Float[Array, "K"]) -> Float[Array, ""]:
     The first-order jackknife of Nowozin (2018), eq. 12: its bias is O(K^-2) where that of
     L_K is O(1/K), but it is no bound. Written as L_K + (K - 1) [log(1 - 1/K) - mean_i
     log(1 - w~_i)], which loses no digits to the subtraction of two numbers K times larger.
+
+    It has no maximum in q. Where one weight is far above the others it is about (2 - 1/K) log
+    w_(1) - (1 - 1/K) log w_(2), the two largest. A q that is s times as wide as the posterior in
+    one latent has log w of about -c z^2, and E z_(2)^2 = 3 E z_(1)^2 of its two samples nearest to
+    the posterior: for every K >= 3 the expectation grows like s^2, and it exceeds log p(x) from
+    s = 1 on.
     """
     num_samples = log_weights.shape[0]
     if num_samples == 1:
@@ -176,7 +184,7 @@ BOUNDS: dict[str, Bound] = {
     "renyi": Bound(renyi, upper=lambda alpha: alpha < 0.0),
     "vr_max": Bound(vr_max, is_bound=False, derivatives=1),
     "tvo": Bound(tvo, upper=lambda partition, side: side == "right", problems=_tvo_problems),
-    "jackknife": Bound(jackknife, is_bound=False),
+    "jackknife": Bound(jackknife, is_bound=False, has_maximum=False),
     "cubo": Bound(cubo, upper=lambda order: True, problems=_cubo_problems),
 }
 FUNCTIONS: dict[str, Value] = {name: bound.value for name, bound in BOUNDS.items()}
@@ -207,6 +215,15 @@ def side(part: Part) -> Side:
     if not bound.is_bound:
         return "neither"
     return "upper" if bound.upper(**dict(part.options)) else "lower"
+
+
+def has_best_q(part: Part) -> bool:
+    """Whether E[bound] at finite K has a q that is best, for concrete options.
+
+    A lower bound cannot pass log p(x). An upper bound of finitely many samples, which q is to
+    lower, falls without end as q grows wider; the jackknife rises without end.
+    """
+    return BOUNDS[part.name].has_maximum and side(part) != "upper"
 
 
 def to_maximize(part: Part) -> Callable[[Float[Array, "K"]], Float[Array, ""]]:

@@ -222,6 +222,11 @@ def _record(event: Event) -> bytes:
     return length + checksums[0] + content + checksums[1]
 
 
+def warn(console: Console, text: str) -> None:
+    """Says `text` as a warning, on one line."""
+    console.print(f"warning: {text}", style="yellow", soft_wrap=True, markup=False)
+
+
 @contextlib.contextmanager
 def progress(
     console: Console, title: str, *, done: float, total: float, unit: str

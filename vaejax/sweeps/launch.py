@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import meshes
+from vaejax import consistency, meshes
 from vaejax.config import Config
 from vaejax.data import splits
 from vaejax.errors import Stopped, UserError, counted
@@ -67,11 +67,13 @@ def sweep(
     """
     members, workdir = sweeps.members(config, items), task.workdir
     check(members, workdir)
+    for warning in dict.fromkeys(w for m in members for w in consistency.warnings(m.config)):
+        logging.warn(console, f"config.{warning}")
     if launcher == "ray":
         ray_launcher.connect(address)
     with workdir_lib.lock(workdir) as warning, train.stop_signal() as signal_came:
         if warning:
-            console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+            logging.warn(console, warning)
         files.require_writable(workdir, (SWEEP, TABLE, GROUPS))
         groups = _groups(members, workdir)
         missing = [group for group in groups if not all(is_done(m, workdir) for m in group)]

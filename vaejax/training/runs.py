@@ -15,7 +15,7 @@ from vaejax import hosts, keys
 from vaejax.config import Config
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
-from vaejax.storage import checkpoints
+from vaejax.storage import checkpoints, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import step as training
 from vaejax.training.step import TrainState
@@ -44,7 +44,7 @@ def restore(workdir: pathlib.Path, like: TrainState, *, console: Console) -> Tra
     path = workdir / CHECKPOINTS
     state, damaged = hosts.from_first(lambda: checkpoints.restore(path, like))
     for warning in damaged:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+        logging.warn(console, warning)
     return state
 
 

@@ -100,7 +100,7 @@ def _claim(members: Sequence[Run], stack: contextlib.ExitStack, console: Console
         try:
             warning = stack.enter_context(workdir_lib.lock(run.workdir))
             if warning:
-                console.print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+                logging.warn(console, warning)
             workdir_lib.claim(run.workdir, run.config)
             files.require_writable(run.workdir, (workdir_lib.METRICS, "figures/samples.png"))
         except UserError as error:

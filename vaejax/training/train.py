@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import hosts, meshes
+from vaejax import consistency, hosts, meshes
 from vaejax.config import Config
 from vaejax.errors import Stopped, UserError
 from vaejax.storage import checkpoints, logging
@@ -37,6 +37,8 @@ def train(
       Stopped: SIGTERM or SIGINT came, to any of the hosts; what was trained is saved.
     """
     config = config_lib.validated(config)
+    for warning in consistency.warnings(config):
+        logging.warn(console, f"config.{warning}")
     with stop_signal() as signal_came:
         outcome = _train(config, workdir, console, signal_came, layout, loggers)
         if outcome.error is not None:
