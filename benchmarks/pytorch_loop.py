@@ -1,6 +1,7 @@
 """The training step and the evaluation of `scripts/benchmark.py` in PyTorch, to compare with.
 
-    pip install torch && pip install --no-deps pythae pydantic cloudpickle dill    # elsewhere
+    pip install torch torchvision pydantic cloudpickle dill imageio scipy scikit-learn tqdm
+    pip install --no-deps pythae    # both in an environment of their own
     python benchmarks/pytorch_loop.py
 
 A loop as one writes it by hand: 784-200-200-50, tanh, batches of 100 drawn from grey images, Adam.

@@ -5,8 +5,9 @@ python scripts/sweep.py --config=configs/papers/iwae_table1.py:short,vae,k=1 \
 
 Re-implementations of Burda et al. (2016) report 86.35, 87.01 and 87.75 nats at k = 1 where the
 paper has 86.76. They differ in where the decoder's output starts, in Adam's eps and first and
-second moments, in the latent width and in the batch. Members of one seed see the same images in
-the same order and the same noise, so that `compare.py` may pair them.
+second moments, in the latent width and in the batch. Members of one seed
+see the same images in the same order, but for `batch-20`, and are tested on the same ones, so that
+`compare.py` may pair them image by image.
 """
 
 from vaejax.sweeps import members as sweeps
