@@ -80,6 +80,7 @@ def _train_group(
                 markup=False,
             )
         return [Outcome(state) for state in states]
+    standing.warn_of_lost_moments(members, states, around.console)
     images = programs.place(group, group.setup.data.images, shared=True)
     stacked = programs.stack(group, states)
     program = programs.compile_call(group, configs, stacked, images)

@@ -85,6 +85,21 @@ def init(config: Config, params: Params) -> optax.OptState | Counted:
     return Counted(state, jnp.zeros((), jnp.int32))
 
 
+def without_moments(
+    config: Config, state: optax.OptState | Counted, params: Params
+) -> optax.OptState | Counted:
+    """Adam's state of step 0 in the place of `state`; how many steps were skipped stays known."""
+    fresh = init(config, params)
+    if isinstance(state, Counted):
+        return fresh._replace(skipped=state.skipped)
+    return fresh
+
+
+def num_updates(state: optax.OptState | Counted) -> int:
+    """How many steps Adam's moments have followed."""
+    return int(optax.tree_utils.tree_get(state, "count"))
+
+
 def update(
     config: Config,
     gradient: Params,

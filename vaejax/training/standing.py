@@ -17,7 +17,7 @@ from vaejax.errors import UserError
 from vaejax.storage import checkpoints, files, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import memory as memory_lib
-from vaejax.training import programs, records, runs
+from vaejax.training import optimizers, programs, records, runs
 from vaejax.training import step as training
 from vaejax.training.programs import Group
 from vaejax.training.step import TrainState
@@ -137,6 +137,20 @@ def first_states(
             console.print(f"resuming from step {int(found.step):,}")
         states.append(jax.device_get(fresh if found is None else found))
     return states
+
+
+def warn_of_lost_moments(
+    members: Sequence[Run], states: Sequence[TrainState], console: Console
+) -> None:
+    """Says which runs go on without Adam's moments: those that were exported."""
+    for run, state in zip(members, states, strict=True):
+        updates = optimizers.num_updates(state.opt_state)
+        if int(state.step) > int(state.skipped or 0) and updates == 0:
+            logging.warn(
+                console,
+                f"{run.workdir}: its checkpoint holds no moments of Adam (it was exported): they "
+                f"begin at step {int(state.step):,} as at step 0",
+            )
 
 
 def make_tally(group: Group, members: Sequence[Run], states: Sequence[TrainState]) -> Tally:
