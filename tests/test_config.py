@@ -261,7 +261,11 @@ def test_bad_config_files_are_named(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argument", ["vea", "L=3", "k=many", "stages=0", "vae,iwae", "short,stages=3", "short=1"]
+    "argument",
+    [
+        *("vea", "L=3", "k=many", "stages=0", "vae,iwae", "short=1"),
+        *("short,stages=3", "short,continued", "stages=3,continued"),
+    ],
 )
 def test_bad_config_arguments_are_named(argument):
     with pytest.raises(UserError, match="--config argument"):
@@ -283,6 +287,17 @@ def test_short_protocol_differs_in_length_alone():
     assert (short.model, short.objective) == (full.model, full.objective)
     assert (short.training.num_epochs, short.optimizer.schedule) == (400, "cosine")
     assert short.dataset.num_validation == 5000  # what its rate is chosen on
+
+
+@pytest.mark.parametrize(("data", "folder"), [("", "iwae_table1"), (",static", "iwae_static")])
+def test_cells_are_continued_from_the_short_run_of_their_seed(data, folder):
+    short = config_lib.load(f"{PAPERS}/iwae_table1.py:short,vae,k=1{data}")
+    cell = config_lib.load(f"{PAPERS}/iwae_table1.py:continued,iwae,k=50{data}")
+    assert cell.training.start_from == f"runs/{folder}/vae-1,seed={{seed}}"
+    assert (cell.model, cell.dataset, cell.optimizer) == (
+        *(short.model, short.dataset, short.optimizer),
+    )
+    assert (cell.training.num_epochs, cell.training.batch_size) == (30, 20)
 
 
 def test_static_images_come_with_their_own_validation():

@@ -16,8 +16,9 @@ from vaejax.data import splits
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
 from vaejax.storage import workdir
-from vaejax.training import memory, optimizers, programs, runs, train
+from vaejax.training import loop, memory, optimizers, programs, runs, train
 from vaejax.training import step as training
+from vaejax.training.standing import Run, Surroundings
 from vaejax.types import DataSpec
 
 SPEC = DataSpec((8, 8, 1), None)
@@ -234,6 +235,32 @@ def test_a_run_may_start_from_the_parameters_of_another(tmp_path):
         runs.start_params(
             config_lib.override(config, "training.start_from", "nowhere"), SPEC, console=quiet
         )
+
+
+def test_seeds_of_one_program_start_each_from_the_run_of_their_own_seed(tmp_path):
+    quiet = Console(quiet=True)
+    first = {
+        seed: train.train(
+            small_config(training__num_epochs=1, seed=seed),
+            tmp_path / f"a,seed={seed}",
+            console=quiet,
+        )
+        for seed in (0, 1)
+    }
+    config = small_config(
+        training__num_epochs=1,
+        training__start_from=str(tmp_path / "a,seed={seed}"),
+        training__parameters="inference",
+    )
+    members = [
+        Run(f"b{seed}", tmp_path / f"b{seed}", config_lib.override(config, "seed", seed))
+        for seed in (1, 0)
+    ]
+    around = Surroundings(quiet, lambda: False, lambda *_: None)
+    second = loop.train_together(members, around)
+    for run, outcome in zip(members, second, strict=True):
+        ours, theirs = outcome.state.params, first[run.config.seed].params
+        chex.assert_trees_all_equal(ours["generative"], theirs["generative"])
 
 
 def test_a_run_goes_on_for_more_epochs_as_if_it_had_never_stopped(tmp_path):

@@ -113,7 +113,10 @@ class Training:
     parameters: Literal["all", "generative", "inference"] = field(
         "all", "which are trained: all, theta of p(x, z), or phi of q(z|x)"
     )
-    start_from: str | None = field(None, "workdir of a run whose parameters this one starts with")
+    start_from: str | None = field(
+        None,
+        "workdir of a run whose parameters this one starts with; {seed} in it: this one's seed",
+    )
     num_epochs: int = field(100, "passes over the training images", low=1, high=2**31 - 1)
     batch_size: int = field(100, "examples per step", low=1, high=2**31 - 1)
     max_steps_per_call: int = field(

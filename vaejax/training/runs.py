@@ -67,12 +67,16 @@ def load_run(workdir: pathlib.Path, shape: tuple[int, ...], *, console: Console)
 def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params | None:
     """The parameters of the run that `config.training.start_from` names, or None.
 
+    `{seed}` in the name stands for the seed of `config`, so that the members of a sweep over seeds
+    each go on from the run of their own seed.
+
     Raises:
       UserError: no such run, or one of another model.
     """
     if config.training.start_from is None:
         return None
-    workdir = workdir_lib.check_path(config.training.start_from, flag="config.training.start_from")
+    path = config.training.start_from.replace("{seed}", str(config.seed))
+    workdir = workdir_lib.check_path(path, flag="config.training.start_from")
     try:
         theirs = workdir_lib.read_config(workdir)
         found = config_lib.differences(config, dataclasses.replace(config, model=theirs.model))

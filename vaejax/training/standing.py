@@ -127,9 +127,9 @@ def first_states(
 ) -> list[TrainState]:
     """Of each run the newest readable checkpoint, else the initial state; on the host."""
     initial = programs.initial_states(group, configs)
-    setup, states = group.setup, []
-    start = runs.start_params(setup.config, setup.data.spec, console=console)
+    spec, states = group.setup.data.spec, []
     for run, state in zip(members, initial, strict=True):
+        start = runs.start_params(run.config, spec, console=console)
         fresh = training.started_from(state, start)
         like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), fresh)
         found = runs.restore(run.workdir, like, console=console)
