@@ -6,7 +6,7 @@ python scripts/sweep.py --config=configs/papers/iwae_table1.py:short \
 python scripts/sweep.py --config=configs/papers/iwae_table1.py:continued \
     --sweep=configs/sweeps/iwae_table1.py --workdir=runs/iwae_continued --seeds=3
 
-The second goes on from the first one's `vae-1` runs, seed by seed, and needs only those of it (`:k=1`).
+The second goes on from the `vae-1` runs of the first, seed by seed, and needs only those (`:k=1`).
 At k = 1 both objectives are the same: one cell. `:k=1` or `:k=1,k=5` takes a part of the table,
 which a later start without it completes. Of `:static` and `L=2`, give the config the argument.
 """
