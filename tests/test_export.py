@@ -7,16 +7,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import ROOT, small_config
 from rich.console import Console
 from run_script import run_script
 
 from vaejax.errors import UserError
 from vaejax.runs import evaluate as evaluate_run
 from vaejax.runs import export as export_run
-from vaejax.runs import files
+from vaejax.runs import files, subject
 from vaejax.storage import checkpoints
 from vaejax.training import optimizers, runs, train
+from vaejax.training import step as training
 
 QUIET = Console(quiet=True)
 
@@ -109,3 +110,20 @@ def test_the_script_copies_or_says_what_is_wrong(trained, tmp_path):
         assert bad.code == 2
         assert message in bad.err
         assert bad.err.count("\n") == 1
+
+
+KEPT = sorted(path.parent for path in (ROOT / "docs" / "runs").glob("*/config.json"))
+
+
+@pytest.mark.parametrize("workdir", KEPT, ids=lambda path: path.name)
+def test_a_kept_run_is_small_and_its_evaluation_is_of_its_parameters(workdir):
+    size = sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file())
+    assert size < 5_000_000
+    state = runs.load_run(workdir, (28, 28, 1), console=QUIET).state
+    protocol = files.read(workdir / "evaluation.json").result.protocol
+    assert protocol.params_sha256 == subject.params_sha256(training.evaluation_params(state))
+    assert (protocol.finished, protocol.num_samples) == (True, 5000)
+
+
+def test_there_are_kept_runs():
+    assert KEPT

@@ -14,6 +14,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "sample",
+    "export",
     "gradients",
     "sweep",
     "compare",
