@@ -107,6 +107,7 @@ SHARED_FIXTURES = (
     ("test_comparison_report", "evaluated"),
     ("test_evidence_run", "trained"),
     ("test_explain", "found"),
+    ("test_export", "trained"),
     ("test_fuzz", "run_folder"),
     ("test_gradient_lab", "result"),
     ("test_hostile", "run"),

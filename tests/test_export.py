@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import shutil
 
 import jax
@@ -12,12 +13,14 @@ from rich.console import Console
 from run_script import run_script
 
 from vaejax.errors import UserError
+from vaejax.models import latent_variable
 from vaejax.runs import evaluate as evaluate_run
 from vaejax.runs import export as export_run
 from vaejax.runs import files, subject
 from vaejax.storage import checkpoints
 from vaejax.training import optimizers, runs, train
 from vaejax.training import step as training
+from vaejax.types import DataSpec
 
 QUIET = Console(quiet=True)
 
@@ -54,6 +57,29 @@ def test_a_copy_has_the_numbers_and_not_the_moments(trained, tmp_path):
     assert again.estimates == before.result.estimates
     assert {path.name for path in to.iterdir()} >= {"config.json", "checkpoints"}
     assert [path.name for path in to.parent.iterdir()] == ["copy"]
+
+
+def test_the_folder_one_stands_in_may_become_the_copy(trained, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    export_run.export(trained, pathlib.Path(), console=QUIET)
+    assert (here / "config.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize("parameters", ["all", "generative", "inference"])
+@pytest.mark.parametrize("skip_norm", [None, 100.0])
+def test_moments_are_dropped_whatever_is_trained(parameters, skip_norm):
+    config = small_config(training__parameters=parameters, optimizer__skip_norm=skip_norm)
+    model = latent_variable.build(config.model, DataSpec((8, 8), None))
+    state = training.init_state(config, model=model)
+    ones = jax.tree.map(jax.numpy.ones_like, state.params)
+    _, moved = optimizers.update(config, ones, state.opt_state, state.params, rate=0.1)
+    assert optimizers.num_updates(moved) == 1
+    dropped = optimizers.without_moments(config, moved, state.params)
+    assert optimizers.num_updates(dropped) == 0
+    jax.tree.map(np.testing.assert_array_equal, dropped, state.opt_state)
 
 
 def test_what_cannot_be_exported_is_named(trained, tmp_path, monkeypatch):

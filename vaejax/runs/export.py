@@ -76,6 +76,7 @@ def _require_free(to: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _new_folder(to: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder beside `to` that takes its name when all of it is there, and is gone otherwise."""
+    to = to.absolute()  # "." has no name of its own
     partial = to.with_name(f".{to.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # what a kill left
