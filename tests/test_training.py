@@ -1,6 +1,8 @@
 """The pure part of training: steps, schedules, averages, early stopping."""
 
 import functools
+import io
+import shutil
 
 import chex
 import jax
@@ -235,6 +237,23 @@ def test_a_run_may_start_from_the_parameters_of_another(tmp_path):
         runs.start_params(
             config_lib.override(config, "training.start_from", "nowhere"), SPEC, console=quiet
         )
+
+
+def test_a_start_from_a_run_that_is_not_finished_warns_and_is_needed_only_once(tmp_path):
+    console = Console(record=True, width=200, file=io.StringIO())
+    train.train(small_config(training__num_epochs=1), tmp_path / "a", console=console)
+    config = small_config(training__num_epochs=2, training__start_from=str(tmp_path / "a"))
+    train.train(
+        config_lib.override(config, "training.num_epochs", 1), tmp_path / "b", console=console
+    )
+    assert "not finished" not in console.export_text()
+    theirs = tmp_path / "a" / "config.json"
+    theirs.write_text(theirs.read_text().replace('"num_epochs": 1', '"num_epochs": 4'))
+    assert runs.start_params(config, SPEC, console=console) is not None
+    assert "a is at epoch 1 of 4: its training is not finished" in console.export_text()
+    shutil.rmtree(tmp_path / "a")
+    train.train(config, tmp_path / "b", console=console)
+    assert "resuming from step" in console.export_text()
 
 
 def test_seeds_of_one_program_start_each_from_the_run_of_their_own_seed(tmp_path):

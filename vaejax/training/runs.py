@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from vaejax import hosts, keys
 from vaejax.config import Config
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
-from vaejax.storage import checkpoints, logging
+from vaejax.storage import checkpoints, json_files, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import step as training
 from vaejax.training.step import TrainState
@@ -23,6 +24,7 @@ from vaejax.types import DataSpec, Model, Params
 
 CHECKPOINTS = "checkpoints"
 NUM_PICTURES = 64
+_HALF_A_STEP = 1e-6  # in epochs, of any data set that fits here: what rounding may take
 
 
 class Trained(NamedTuple):
@@ -68,7 +70,7 @@ def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params 
     """The parameters of the run that `config.training.start_from` names, or None.
 
     `{seed}` in the name stands for the seed of `config`, so that the members of a sweep over seeds
-    each go on from the run of their own seed.
+    each go on from the run of their own seed. Warns of a run that is not at its end.
 
     Raises:
       UserError: no such run, or one of another model.
@@ -82,9 +84,31 @@ def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params 
         found = config_lib.differences(config, dataclasses.replace(config, model=theirs.model))
         if found:
             raise UserError(f"{workdir} has another model (ours != there): {'; '.join(found)}")
-        return training.evaluation_params(load_run(workdir, spec.shape, console=console).state)
+        state = load_run(workdir, spec.shape, console=console).state
     except UserError as error:
         raise UserError(f"config.training.start_from: {error}") from error
+    epoch = _epoch_if_unfinished(workdir, theirs, state)
+    if epoch is not None:
+        logging.warn(
+            console,
+            f"config.training.start_from: {workdir} is at epoch {epoch:.4g} of "
+            f"{theirs.training.num_epochs}: its training is not finished",
+        )
+    return training.evaluation_params(state)
+
+
+def _epoch_if_unfinished(workdir: pathlib.Path, config: Config, state: TrainState) -> float | None:
+    """Where the run in `workdir` stands; None: at its end, or its metrics do not say.
+
+    From the metrics, because the images themselves need not be at hand.
+    """
+    patience = config.training.patience
+    if patience is not None and state.best is not None and int(state.best.stale) >= patience:
+        return None
+    rows = json_files.read_metrics(workdir / workdir_lib.METRICS)
+    rates = [row["epoch"] / row["step"] for row in rows if row.get("step") and "epoch" in row]
+    epoch = int(state.step) * rates[-1] if rates else math.inf
+    return epoch if epoch < config.training.num_epochs - _HALF_A_STEP else None
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count"))

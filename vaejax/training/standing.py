@@ -129,13 +129,14 @@ def first_states(
     initial = programs.initial_states(group, configs)
     spec, states = group.setup.data.spec, []
     for run, state in zip(members, initial, strict=True):
-        start = runs.start_params(run.config, spec, console=console)
-        fresh = training.started_from(state, start)
-        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), fresh)
+        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), state)
         found = runs.restore(run.workdir, like, console=console)
-        if found is not None and len(members) == 1:
+        if found is None:
+            start = runs.start_params(run.config, spec, console=console)
+            found = training.started_from(state, start)
+        elif len(members) == 1:
             console.print(f"resuming from step {int(found.step):,}")
-        states.append(jax.device_get(fresh if found is None else found))
+        states.append(jax.device_get(found))
     return states
 
 
