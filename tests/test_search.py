@@ -424,7 +424,7 @@ def test_a_search_whose_programs_are_tasks_of_ray(sampler, whole, tmp_path):
         ("--trials=0", "--trials: must be in 1..100,000, got 0"),
         ("--search=optina", "--search: unknown 'optina'; did you mean 'optuna'"),
         ("--config.optimizer.schedule=cosine", "must not depend on the number of epochs"),
-        ("--config.dataset.num_validation=0", "the best member is chosen on validation"),
+        ("--config.dataset.num_validation=0", "trials are chosen on validation"),
         ("--sweep=configs/sweeps/bounds.py", "defines get_sweep, not get_space"),
     ],
 )

@@ -1,6 +1,7 @@
 """Sweeps from the command line: killed, resumed, launched twice, spread by Ray."""
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -141,6 +142,29 @@ def test_a_half_trained_run_with_patience_is_not_done_though_it_is_evaluated(tmp
     assert result.error is None
     assert int(runs.load_run(folder, (8, 8, 1), console=QUIET)[2].step) == 42
     assert sweep_run.is_done(member, tmp_path)
+
+
+def test_without_validation_images_nothing_is_ranked(tmp_path):
+    """The table has the order of the sweep, though another member is better on test images."""
+    config = small_config(dataset__num_validation=0)
+    items = [{"name": "one", "training.num_epochs": 1}, {"name": "nine", "training.num_epochs": 9}]
+    found = sweep_run.sweep(config, items, Task(tmp_path), console=QUIET)
+    one, nine = (result.estimates["test"]["iwae_20"]["value"] for result in found)
+    assert nine > one
+    table = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    assert [row["name"] for row in table] == ["one", "nine"]
+    assert [row["best"] for row in table] == ["", ""]
+    assert not [column for column in table[0] if "validation" in column]
+    summary = json.loads((tmp_path / "sweep.json").read_text())
+    assert summary["best"] is summary["ranked_by"] is None
+    assert list(summary["members"][0]["estimates"]) == ["test"]
+    assert sweep_results.best_line(found, tmp_path).startswith("best: not chosen")
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(sweep_results.table(found))
+    shown = console.export_text()
+    assert "in the order of the sweep" in shown
+    assert f"{one:.3f}" in shown
+    assert "validation ELBO" not in shown
 
 
 def test_a_failing_member_is_reported_and_the_others_are_ranked(tmp_path):

@@ -51,6 +51,11 @@ class Dataset:
         False, "density: x is (level + u) / levels, u uniform: fresh in training, else fixed"
     )
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are images to choose on."""
+        return self.validation_split is not None or self.num_validation > 0
+
 
 @schema.register
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,7 @@ def problems(config: Any) -> list[str]:
     """Everything that does not go together in a `config.Config` whose values are legal each."""
     found = latent_variable.problems(config.model) or _of_dataset(config)
     found += _of_objective(config) + _of_schedule(config) + _of_norms(config)
-    validated = config.dataset.num_validation or config.dataset.validation_split
-    if config.training.patience is not None and not validated:
+    if config.training.patience is not None and not config.dataset.has_validation:
         found.append("training.patience: early stopping needs dataset.num_validation >= 1, got 0")
     return found
 

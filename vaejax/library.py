@@ -227,6 +227,6 @@ def _of_arrays(dataset: config_lib.Dataset, given: splits.Sources) -> config_lib
 
 
 def _data(config: Config, given: splits.Sources | None) -> Data:
-    has_validation = config.dataset.validation_split or config.dataset.num_validation
     read = functools.partial(splits.held_out, config, given=given)
-    return Data(read("train"), read("validation") if has_validation else None, read("test"))
+    validation = read("validation") if config.dataset.has_validation else None
+    return Data(read("train"), validation, read("test"))

@@ -159,11 +159,12 @@ def _num_steps(member: Member) -> int:
 
 
 def is_done(member: Member, workdir: pathlib.Path) -> bool:
-    """Whether nothing is left to do: both evaluations are there, or the run diverged."""
+    """Whether nothing is left to do: its evaluations are there, or the run diverged."""
     folder = workdir / member.name
     if (folder / FAILED).is_file():
         return True
-    return all(evaluate.is_evaluated(folder, member.config, split) for split in results.SPLITS)
+    wanted = results.splits_of(member.config)
+    return all(evaluate.is_evaluated(folder, member.config, split) for split in wanted)
 
 
 def _result(member: Member, workdir: pathlib.Path, error: str | None) -> Result:
@@ -173,7 +174,7 @@ def _result(member: Member, workdir: pathlib.Path, error: str | None) -> Result:
     if error is not None or not is_done(member, workdir):
         return Result(member, None, error or "was not finished")
     read = lambda split: evaluate.read_estimates(folder, split)  # noqa: E731
-    return Result(member, {split: read(split) for split in results.SPLITS}, None)
+    return Result(member, {split: read(split) for split in results.splits_of(member.config)}, None)
 
 
 @contextlib.contextmanager
@@ -249,13 +250,15 @@ def _record_failure(folder: pathlib.Path, outcome: Outcome) -> None:
 def _evaluate(
     members: Sequence[Member], workdir: pathlib.Path, stopped: Callable[[], bool], report: Report
 ) -> None:
-    """Evaluates every member that is trained and has no evaluation yet, on both splits."""
+    """Evaluates every member that is trained and has no evaluation yet, on each split."""
     quiet = Console(quiet=True)
     for split in results.SPLITS:
         for member in members:
             folder = workdir / member.name
             if stopped():
                 return
+            if split not in results.splits_of(member.config):
+                continue
             if evaluate.is_evaluated(folder, member.config, split):
                 continue
             done = _num_steps(member) * member.config.training.batch_size

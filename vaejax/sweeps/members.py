@@ -160,7 +160,7 @@ def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
 
     Raises:
       UserError: naming every problem of every member: unknown keys, bad values, names that
-        are twice there or no folder names, members that cannot be ranked or are one run.
+        are twice there or no folder names, members that cannot be compared or are one run.
     """
     if not items:
         raise UserError("--sweep: is empty; get_sweep must return at least one override dict")
@@ -175,11 +175,6 @@ def members(config: Config, items: Sequence[Overrides]) -> list[Member]:
                 wrong = [str(error)]
         problems += [f"member {shown(name)}: {text}" for text in wrong]
     problems += _clashes([label(item) for item in items], found)
-    if not config.dataset.num_validation and config.dataset.validation_split is None:
-        problems.append(
-            "config.dataset.num_validation: the best member is chosen on validation "
-            "images, needs at least 1, got 0"
-        )
     if problems:
         raise UserError(f"--sweep: {counted(problems)}; nothing was started")
     return found

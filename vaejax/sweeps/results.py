@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from vaejax.config import Config
 from vaejax.evaluation import means, seeds, terminal
 from vaejax.evaluation.means import SeedMean
 from vaejax.storage import workdir as workdir_lib
 from vaejax.sweeps.members import Member
 
-SPLITS = ("validation", "test")
+SPLITS = ("validation", "test")  # the last one chooses nothing, and is always there
 _NAMELESS = "base"
 
 
@@ -23,7 +24,7 @@ class Result(NamedTuple):
 
     Attributes:
       member: the member.
-      estimates: {"validation": {...}, "test": {...}} as in evaluation.json, or None.
+      estimates: of each of `splits_of` its config, as in evaluation.json, or None.
       error: why it failed, or None.
     """
 
@@ -52,6 +53,11 @@ class Row(NamedTuple):
     estimates: dict[str, dict[str, SeedMean]]
 
 
+def splits_of(config: Config) -> tuple[str, ...]:
+    """What members are evaluated on. Nothing is chosen where the config keeps no validation."""
+    return SPLITS if config.dataset.has_validation else SPLITS[1:]
+
+
 def log_marginal_name(num_samples: int) -> str:
     """The estimate that members are ranked by: L_K at the K of the evaluation."""
     return f"iwae_{num_samples}"
@@ -65,6 +71,8 @@ def setting_of(member: Member) -> tuple[str, str]:
 def settings(results: Sequence[Result]) -> list[Row]:
     """One row per setting, best validation L_K first, mean over the seeds that did not fail.
 
+    Without validation images they come in the order of `results`.
+
     A setting of which seeds failed comes after all whole ones: the mean of those that
     survived is not that of the setting. Those without a finite result come last.
     """
@@ -73,12 +81,18 @@ def settings(results: Sequence[Result]) -> list[Row]:
         nameless=_NAMELESS,
     )
     rows = [_row(name, [results[i] for i in indices]) for name, indices in groups]
+    if not _are_ranked(results):
+        return rows
     ranked = _ranked(results)
     return sorted(rows, key=lambda row: _rank(row, ranked), reverse=True)
 
 
 def _ranked(results: Sequence[Result]) -> str:
     return log_marginal_name(results[0].member.config.evaluation.num_samples)
+
+
+def _are_ranked(results: Sequence[Result]) -> bool:
+    return results[0].member.config.dataset.has_validation
 
 
 def _rank(row: Row, ranked: str) -> tuple[bool, bool, float]:
@@ -97,7 +111,7 @@ def _row(name: str, same: Sequence[Result]) -> Row:
             )
             for estimate in (finished[0].estimates[split] if finished else {})
         }
-        for split in SPLITS
+        for split in splits_of(same[0].member.config)
     }
     overrides = {k: v for k, v in same[0].member.overrides.items() if k != seeds.SEED}
     members = [result.member.name for result in same]
@@ -111,7 +125,7 @@ def _value(estimate: dict[str, float] | None) -> float:
 
 
 def _estimate(row: Row, split: str, name: str) -> SeedMean:
-    return row.estimates[split].get(name, SeedMean(math.nan, math.nan))
+    return row.estimates.get(split, {}).get(name, SeedMean(math.nan, math.nan))
 
 
 def best(rows: Sequence[Row], ranked: str) -> Row | None:
@@ -124,6 +138,8 @@ def best(rows: Sequence[Row], ranked: str) -> Row | None:
 
 def best_line(results: Sequence[Result], workdir: pathlib.Path) -> str:
     """The best setting, what it changes, and where the config of its first run lies."""
+    if not _are_ranked(results):
+        return "best: not chosen, config.dataset keeps no validation images"
     first = best(settings(results), _ranked(results))
     if first is None:
         return "best: none has a finite result"
@@ -136,8 +152,9 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     """What sweep.json holds: the settings, the best one, and every member."""
     rows, ranked = settings(results), _ranked(results)
     first = best(rows, ranked)
+    order = f"validation {ranked}, mean over seeds; settings with failed seeds last"
     return {
-        "ranked_by": f"validation {ranked}, mean over seeds; settings with failed seeds last",
+        "ranked_by": order if _are_ranked(results) else None,
         "best": first and first.name,
         "settings": [_json(row) for row in rows],
         "members": [
@@ -162,7 +179,7 @@ def _json(row: Row) -> dict[str, Any]:
         "members": row.members,
         "seeds": row.finished,
         "failed": row.failed,
-    } | {split: {k: plain(v) for k, v in row.estimates[split].items()} for split in SPLITS}
+    } | {split: {k: plain(v) for k, v in row.estimates[split].items()} for split in row.estimates}
 
 
 def csv_text(results: Sequence[Result]) -> str:
@@ -170,8 +187,11 @@ def csv_text(results: Sequence[Result]) -> str:
     rows = settings(results)
     first = best(rows, _ranked(results))
     paths = list(dict.fromkeys(path for row in rows for path in row.overrides))
-    names = {s: dict.fromkeys(name for row in rows for name in row.estimates[s]) for s in SPLITS}
-    columns = [(split, name) for split in SPLITS for name in names[split]]
+    columns = [
+        (split, name)
+        for split in splits_of(results[0].member.config)
+        for name in dict.fromkeys(name for row in rows for name in row.estimates[split])
+    ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     estimates = [f"{s}/{n}{tail}" for s, n in columns for tail in ("", " se")]
@@ -196,20 +216,24 @@ def _cell(mean: SeedMean) -> str:
 def table(results: Sequence[Result], *, encoding: str = "utf-8") -> Table:
     """The settings as a reader sees them in a terminal of this encoding."""
     rows, ranked = settings(results), _ranked(results)
+    wanted = splits_of(results[0].member.config)
     caption = "nats per example; mean ± standard error over seeds"
-    if any(row.failed for row in rows):
+    if _are_ranked(results) and any(row.failed for row in rows):
         caption += "; settings of which seeds failed come after whole ones"
+    order = f"best first by validation {ranked}"
+    if not _are_ranked(results):
+        order = "in the order of the sweep: no validation images to rank them by"
     shown = Table(
-        title=f"{len(results)} members, best first by validation {ranked}",
+        title=f"{len(results)} members, {order}",
         caption=terminal.literal(caption, encoding),
     )
     shown.add_column("setting", overflow="fold")
     shown.add_column("seeds", justify="right")
-    for split in SPLITS:
+    for split in wanted:
         for heading in ("ELBO", ranked):
             shown.add_column(f"{split} {heading}", justify="right")
     for row in rows:
         cells = [row.name, seeds.count_text(row.finished, row.failed)]
-        cells += [_cell(_estimate(row, split, n)) for split in SPLITS for n in ("elbo", ranked)]
+        cells += [_cell(_estimate(row, split, n)) for split in wanted for n in ("elbo", ranked)]
         shown.add_row(*[terminal.literal(cell, encoding) for cell in cells])
     return shown

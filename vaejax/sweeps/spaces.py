@@ -61,6 +61,11 @@ def check(config: Config, space: Any) -> None:
         except UserError as error:
             text = str(error).removeprefix("--sweep: ").removesuffix("; nothing was started")
             problems.append(f"space of {shown(path)}: {text}")
+    if not config.dataset.has_validation:
+        problems.append(
+            "config.dataset.num_validation: trials are chosen on validation images, needs at "
+            "least 1, got 0"
+        )
     if problems:
         raise UserError(f"--sweep: {counted(problems)}; nothing was started")
 
