@@ -1,10 +1,13 @@
 """Where the numbers of a run go: which loggers are taken, and what they hold."""
 
+import io
+import itertools
 import json
 import sys
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from run_script import run_script
 
 from vaejax.errors import UserError
@@ -109,3 +112,15 @@ def _check_wandb(folder, *, starts):
     for row in rows:
         assert repr(row["validation/iwae"]).encode() in content
     assert list(folder.glob("wandb/offline-run-*/files/media/images/samples_*.png"))
+
+
+def test_the_time_that_is_left_reads_as_hours_and_stays_finite(monkeypatch):
+    clock = itertools.chain([0.0, 100.0], itertools.repeat(200.0))
+    monkeypatch.setattr(logging.time, "monotonic", lambda: next(clock))
+    console = Console(record=True, width=200, file=io.StringIO())
+    with logging.progress(console, "train", done=0, total=10_000, unit="examples") as update:
+        update(100, "at")
+        update(0, "nothing yet")
+    first, second = console.export_text().splitlines()
+    assert first == "train   1%  1 examples/s  2:45:00 left  at"
+    assert second.endswith("days, 1:46:40 left  nothing yet")

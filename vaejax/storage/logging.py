@@ -1,6 +1,7 @@
 """What a run says while it works: metrics on disk, a progress bar, a line now and then."""
 
 import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from vaejax.errors import UserError, unknown
 from vaejax.storage import files, wandb_run
 from vaejax.storage.json_files import read_metrics as read_metrics  # callers know it from here
 
+_LONGEST_WAIT = 1e9  # seconds: 32 years are shown for anything longer
 _SECONDS_BETWEEN_LINES = 10.0
 JSONL = "jsonl"
 DEFAULT = (JSONL, "tensorboard")
@@ -254,9 +256,8 @@ def progress(
             pace = f"{rate:,.0f} {unit}/s"
             bar.update(task, completed=completed, rate=pace, text=text)
             if not live and now - said > _SECONDS_BETWEEN_LINES:
-                said, left = now, (total - completed) / rate
-                console.print(
-                    f"{title} {completed / total:4.0%}  {pace}  {left:,.0f} s left  {text}"
-                )
+                seconds = min((total - completed) / rate, _LONGEST_WAIT)
+                said, left = now, datetime.timedelta(seconds=round(seconds))
+                console.print(f"{title} {completed / total:4.0%}  {pace}  {left} left  {text}")
 
         yield update
