@@ -59,6 +59,14 @@ def test_a_copy_has_the_numbers_and_not_the_moments(trained, tmp_path):
     assert [path.name for path in to.parent.iterdir()] == ["copy"]
 
 
+def test_no_file_of_a_copy_says_where_it_was_written(trained, tmp_path):
+    export_run.export(trained, tmp_path / "copy", console=QUIET)
+    files_ = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    assert len(files_) > 4
+    names = [str(folder).encode() for folder in (tmp_path, trained)]
+    assert [p for p in files_ if any(name in p.read_bytes() for name in names)] == []
+
+
 def test_the_folder_one_stands_in_may_become_the_copy(trained, tmp_path, monkeypatch):
     here = tmp_path / "here"
     here.mkdir()
@@ -149,6 +157,8 @@ def test_a_kept_run_is_small_and_its_evaluation_is_of_its_parameters(workdir):
     protocol = files.read(workdir / "evaluation.json").result.protocol
     assert protocol.params_sha256 == subject.params_sha256(training.evaluation_params(state))
     assert (protocol.finished, protocol.num_samples) == (True, 5000)
+    (mark,) = workdir.rglob("commit_success.txt")
+    assert "/" not in mark.read_text()
 
 
 def test_there_are_kept_runs():
