@@ -68,7 +68,7 @@ def write(path: pathlib.Path, state: TrainState) -> None:
 
     _checkpointer().save(path.absolute(), args=ocp.args.StandardSave(state))
     if (path / _MARK).exists():
-        # It names the folder, of no meaning to whom the run is given and nobody's business there.
+        # It holds the path of the folder: nothing for those to whom the run is given.
         (path / _MARK).write_text("whole\n")
     hashes = {
         str(file.relative_to(path)): files.sha256(file.read_bytes())

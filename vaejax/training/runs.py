@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from vaejax import hosts, keys
 from vaejax.config import Config
 from vaejax.errors import UserError
 from vaejax.models import latent_variable
-from vaejax.storage import checkpoints, json_files, logging
+from vaejax.storage import checkpoints, logging
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import step as training
 from vaejax.training.step import TrainState
@@ -24,7 +23,6 @@ from vaejax.types import DataSpec, Model, Params
 
 CHECKPOINTS = "checkpoints"
 NUM_PICTURES = 64
-_HALF_A_STEP = 1e-6  # in epochs, of any data set that fits here: what rounding may take
 
 
 class Trained(NamedTuple):
@@ -85,9 +83,9 @@ def start_params(config: Config, spec: DataSpec, *, console: Console) -> Params 
         if found:
             raise UserError(f"{workdir} has another model (ours != there): {'; '.join(found)}")
         state = load_run(workdir, spec.shape, console=console).state
+        epoch = _epoch_if_unfinished(workdir, theirs, state)
     except UserError as error:
         raise UserError(f"config.training.start_from: {error}") from error
-    epoch = _epoch_if_unfinished(workdir, theirs, state)
     if epoch is not None:
         logging.warn(
             console,
@@ -105,10 +103,11 @@ def _epoch_if_unfinished(workdir: pathlib.Path, config: Config, state: TrainStat
     patience = config.training.patience
     if patience is not None and state.best is not None and int(state.best.stale) >= patience:
         return None
-    rows = json_files.read_metrics(workdir / workdir_lib.METRICS)
-    rates = [row["epoch"] / row["step"] for row in rows if row.get("step") and "epoch" in row]
-    epoch = int(state.step) * rates[-1] if rates else math.inf
-    return epoch if epoch < config.training.num_epochs - _HALF_A_STEP else None
+    rows = logging.read_metrics(workdir / workdir_lib.METRICS)
+    per_epoch = [row["step"] / row["epoch"] for row in rows if row.get("epoch")]
+    if not per_epoch or int(state.step) >= round(config.training.num_epochs * per_epoch[-1]):
+        return None
+    return int(state.step) / per_epoch[-1]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count"))
