@@ -54,6 +54,10 @@ def test_a_start_from_a_run_that_is_not_finished_warns_and_is_needed_only_once(t
     theirs.write_text(theirs.read_text().replace('"num_epochs": 1', '"num_epochs": 4'))
     assert runs.start_params(config, SPEC, console=console) is not None
     assert "a is at epoch 1 of 4: its training is not finished" in console.export_text()
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write("no row\n{}\n")
+    with pytest.raises(UserError, match=r"training\.start_from: .*metrics\.jsonl"):
+        runs.start_params(config, SPEC, console=console)
     shutil.rmtree(tmp_path / "a")
     train.train(config, tmp_path / "b", console=console)
     assert "resuming from step" in console.export_text()
