@@ -263,6 +263,7 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
     **{f"train {name}": lambda name=name: training_rate(name) for name in _TRAIN_CASES},
     **{f"train {name}": lambda name=name: variant_rate(name) for name in _VARIANTS},
     "doubly reparameterized k=50": lambda: estimator_cost("doubly_reparameterized"),
+    "8 of 50 samples differentiated": lambda: estimator_cost("resampled(num_backward=8)"),
     "evaluate K=5000": evaluation_rate,
 }
 MEMORY_CASES: dict[str, tuple[int, str]] = {

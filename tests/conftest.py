@@ -14,6 +14,7 @@ NUMERICS = (
     "test_discrete",
     "test_gibbs",
     "test_relaxed",
+    "test_resampled",
     "test_distributions",
     "test_evaluation",
     "test_evidence",

@@ -95,7 +95,7 @@ def _compared(name):
     """Whether an estimator is for real latents, follows the bound, and is two weights alone."""
     record = gradients.GRADIENTS[name]
     other = record.own_objective or record.uses_closed_form_kl
-    return not (other or record.learns_baseline or record.needs_discrete)
+    return not (other or record.learns_baseline or record.needs_discrete or record.one_bound)
 
 
 BESIDE_PATHWISE = [n for n in gradients.GRADIENTS if _compared(n) and n != "pathwise"]

@@ -279,3 +279,15 @@ def test_a_group_too_large_for_memory_is_split_and_that_is_said(tmp_path, capsys
     _train(members, tmp_path, memory=1, console=Console(width=200))
     assert "training 1 at a time" in capsys.readouterr().out
     assert {int(_state(tmp_path / name).step) for name in "ab"} == {7}
+
+
+def test_table_differentiates_few_samples_of_iwae_50_and_all_where_asked():
+    path = f"{ROOT}/configs/sweeps/iwae_table1.py"
+    every = {m["name"]: m["objective.gradient"] for m in sweeps.load(path)}
+    assert every.pop("iwae-50") == "resampled(num_backward=8)"
+    assert set(every.values()) == {"pathwise"}
+    vae, iwae = sweeps.load(f"{path}:k=50,pathwise")
+    assert vae["objective.gradient"] == iwae["objective.gradient"] == "pathwise"
+    assert len(sweeps.load(f"{path}:pathwise")) == 5
+    with pytest.raises(UserError, match="--sweep argument"):
+        sweeps.load(f"{path}:k=7")

@@ -46,7 +46,8 @@ class Pair(NamedTuple):
 
     def reference_samples(self, model: Model) -> int:
         """The fewest samples K with which it and its reference can be drawn."""
-        return max(self.record.min_samples, self.reference(model).record.min_samples)
+        pairs = (self, self.reference(model))
+        return max(gradients.min_samples(pair.estimator) for pair in pairs)
 
 
 class Moments(NamedTuple):

@@ -30,7 +30,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vaejax import keys, parts
 from vaejax.errors import UserError
 from vaejax.models import sites
-from vaejax.objectives import baselines, bounds, phi_weights, roulette, sumo, surrogates
+from vaejax.objectives import (
+    baselines,
+    bounds,
+    phi_weights,
+    resampled,
+    roulette,
+    sumo,
+    surrogates,
+)
 from vaejax.objectives.surrogates import PhiWeights
 from vaejax.parts import Part
 from vaejax.types import LogTerms, Model, Params
@@ -41,6 +49,10 @@ Surrogate = Callable[..., tuple[Float[Array, ""], LogTerms]]
 def _no_problems() -> list[str]:
     """No options."""
     return []
+
+
+def _two(**options) -> int:
+    return 2
 
 
 class Gradient(NamedTuple):
@@ -55,7 +67,8 @@ class Gradient(NamedTuple):
       needs_density: whether it asks log q(z|x) at samples as if they were any z, also where phi
         follows the bound of theta.
       needs_path: whether it goes through z, which discrete latents do not allow.
-      min_samples: the fewest samples K it can do with.
+      min_samples: `(*, options) -> int`, the fewest samples K it can do with.
+      one_bound: whether phi follows the bound of theta, and no other.
       needs_discrete: whether it is for discrete latents alone.
       learns_baseline: whether it has parameters of its own, see `init`.
       needs_log_marginal: whether theta follows log p(x) itself, whatever the bound.
@@ -69,7 +82,8 @@ class Gradient(NamedTuple):
     reference: str = "pathwise"
     needs_density: bool = True
     needs_path: bool = False
-    min_samples: int = 1
+    min_samples: Callable[..., int] = lambda **options: 1
+    one_bound: bool = False
     needs_discrete: bool = False
     learns_baseline: bool = False
     needs_log_marginal: bool = False
@@ -112,6 +126,10 @@ def _nvil_problems(*, hidden_dims: tuple[int, ...] = (100,)) -> list[str]:
     return []
 
 
+def _resampled_problems(*, num_backward: int = 1) -> list[str]:
+    return [] if num_backward >= 1 else [f"num_backward: must be at least 1, got {num_backward}"]
+
+
 def _sumo_problems(*, steady: int = 80, tail: float = 0.9) -> list[str]:
     why = roulette.refusal(tail)
     if why is not None:
@@ -133,6 +151,14 @@ def _of_weights(weights: PhiWeights, *, tempered: bool = True) -> Surrogate:
 
 GRADIENTS: dict[str, Gradient] = {
     "pathwise": Gradient(surrogates.pathwise, needs_density=False, needs_path=True),
+    "resampled": Gradient(
+        resampled.resampled,
+        needs_density=False,
+        needs_path=True,
+        min_samples=lambda num_backward: num_backward + 1,
+        one_bound=True,
+        problems=_resampled_problems,
+    ),
     "stl": Gradient(_of_weights(phi_weights.stl), unsound=_stl_unsound, needs_path=True),
     "doubly_reparameterized": Gradient(
         _of_weights(phi_weights.doubly_reparameterized),
@@ -152,10 +178,10 @@ GRADIENTS: dict[str, Gradient] = {
         surrogates.closed_form_kl, uses_closed_form_kl=True, needs_density=False, needs_path=True
     ),
     "sleep_phi": Gradient(surrogates.sleep_phi, own_objective=True, reference="sleep_phi"),
-    "reinforce": Gradient(_of_weights(phi_weights.reinforce), min_samples=2),
+    "reinforce": Gradient(_of_weights(phi_weights.reinforce), min_samples=_two),
     "nvil": Gradient(surrogates.nvil, learns_baseline=True, problems=_nvil_problems),
-    "vimco": Gradient(_of_weights(phi_weights.vimco), min_samples=2),
-    "ovis": Gradient(_of_weights(phi_weights.ovis), unsound=_ovis_unsound, min_samples=2),
+    "vimco": Gradient(_of_weights(phi_weights.vimco), min_samples=_two),
+    "ovis": Gradient(_of_weights(phi_weights.ovis), unsound=_ovis_unsound, min_samples=_two),
     "concrete": Gradient(
         surrogates.concrete,
         unsound=_concrete_unsound,
@@ -193,6 +219,11 @@ def surrogate(part: Part) -> Surrogate:
     return functools.partial(GRADIENTS[part.name].surrogate, **dict(part.options))
 
 
+def min_samples(part: Part) -> int:
+    """The fewest samples K that the estimator can do with, with its options."""
+    return GRADIENTS[part.name].min_samples(**dict(part.options))
+
+
 def init(params: Params, key: PRNGKeyArray, *, gradient: Part, model: Model) -> Params:
     """A model's parameters with those that the estimator learns beside them, if any."""
     if not GRADIENTS[gradient.name].learns_baseline:
@@ -213,12 +244,12 @@ def refusals(
         return [f"phi of {name} follows no bound; leave out inference_bound"]
     if estimator.needs_log_marginal and bounds.BOUNDS[bound.name].value is not bounds.iwae:
         return [f"{name} estimates the limit of iwae, bound is {bound}; set objective.bound=iwae"]
-    if num_samples < estimator.min_samples:
-        return [
-            f"{name} compares each sample with the others and needs num_samples >= "
-            f"{estimator.min_samples}, got {num_samples}"
-        ]
-    return [f"{name}: {text}" for text in estimator.problems(**dict(gradient.options))]
+    if estimator.one_bound and inference_bound is not None:
+        return [f"{name} has one bound for theta and phi; leave out inference_bound"]
+    wrong = estimator.problems(**dict(gradient.options))
+    if not wrong and num_samples < min_samples(gradient):
+        return [f"{gradient} needs num_samples >= {min_samples(gradient)}, got {num_samples}"]
+    return [f"{name}: {text}" for text in wrong]
 
 
 def bias(gradient: Part, bound: Part) -> str | None:
