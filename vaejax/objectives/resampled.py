@@ -61,6 +61,8 @@ def resampled(
     """
     frozen = jax.lax.stop_gradient(params)
     terms = importance.sample_log_terms(frozen, key, x, model=model, num_samples=target.num_samples)
+    # Without the barrier XLA:CPU computes log p(x|z) again for each of its consumers.
+    terms = jax.lax.optimization_barrier(terms)
     value, c = jax.value_and_grad(target.bound)(importance.log_weights(terms, beta=target.beta))
     pi = inclusion(jnp.abs(c), num_kept=num_backward)
     kept = systematic(pi, keys.within(key, "resampled/kept"), num_kept=num_backward)
