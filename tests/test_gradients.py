@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quadrature
 import traced_bounds
 from conftest import MODELS, model_config, perturbed
 
@@ -19,143 +20,40 @@ from vaejax.objectives.surrogates import Target
 from vaejax.types import DataSpec
 
 pytestmark = pytest.mark.usefixtures("x64")
-NUM_DRAWS = 20_000
-NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
-PAIR_WEIGHTS = np.outer(NODE_WEIGHTS, NODE_WEIGHTS).ravel() / (2 * np.pi)
-PAIRS = np.stack(np.meshgrid(NODES, NODES, indexing="ij"), axis=-1).reshape(-1, 2)
-X = np.array([0.9, -0.4, 0.3])
-
-
-@functools.cache
-def _model():
-    """A model with one latent, and parameters whose q is well off the posterior."""
-    config = model_config(**MODELS["linear_gaussian-full"] | {"latent_dims": (1,)})
-    model = latent_variable.build(config, DataSpec((3,), None))
-    params = jax.jit(model.init)(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    generative = perturbed(params["generative"], jax.random.key(1), 0.5)
-    exact = linear_gaussian.exact_posterior(linear_gaussian.of({"generative": generative}))
-    inference = perturbed(linear_gaussian.inference_params(exact), jax.random.key(2), 0.15)
-    return model, {"generative": generative, "inference": inference}
-
-
-def _latent(params, noise):
-    q = linear_gaussian.posterior_of(params)
-    return q.weights @ X + q.bias + q.factor[0] * noise
-
-
-def _log_weights(params, noises, beta=1.0):
-    """Log weights at given noises, [K]."""
-
-    def log_weight(noise):
-        terms = importance.log_terms_at(
-            params, jnp.asarray(X), _latent(params, noise), model=_model()[0]
-        )
-        return importance.log_weights(terms, beta=beta)
-
-    return jax.vmap(log_weight)(noises)
-
-
-def _expected_bound(bound, beta=1.0):
-    """params -> E[bound(log w_1, log w_2)], by quadrature."""
-    return lambda params: (
-        PAIR_WEIGHTS @ jax.vmap(lambda pair: bound(_log_weights(params, pair, beta)))(PAIRS)
-    )
-
-
-def _draws(params, targets, seed=3, num_draws=NUM_DRAWS, model=None, x=None):
-    """Gradients of each (estimator, target), [draws, ...] each, on common keys, one program."""
-    model, x = model or _model()[0], jnp.asarray(X if x is None else x)
-
-    def gradient(key, estimator, target):
-        surrogate = gradients.surrogate(gradients.parse(estimator))
-        return jax.grad(lambda p: surrogate(p, key, x, model=model, target=target)[0])(params)
-
-    def every(key):
-        return [gradient(key, estimator, target) for estimator, target in targets]
-
-    return jax.jit(jax.vmap(every))(jax.random.split(jax.random.key(seed), num_draws))
-
-
-def _errors(draws, exact):
-    """(mean - exact) / standard error, in every coordinate; 0 where there is nothing to err."""
-
-    def scaled(draws, exact):
-        draws = np.asarray(draws)
-        error = draws.std(axis=0) / np.sqrt(len(draws))
-        return np.ravel((draws.mean(axis=0) - exact) / np.maximum(error, 1e-12))
-
-    return {
-        group: np.concatenate(jax.tree.leaves(jax.tree.map(scaled, draws[group], exact[group])))
-        for group in draws
-    }
-
-
-def _assert_unbiased(draws, exact, case=None):
-    for group, errors in _errors(draws, exact).items():
-        assert np.abs(errors).max() < 4.0, (case, group, errors)
-
-
-def _of_all_bounds(estimators):
-    """Of each bound its name, E[gradient], and draws of each estimator."""
-    _, params = _model()
-
-    @jax.jit
-    def of_two(number):
-        bound = traced_bounds.numbered(number)
-        exact = jax.grad(_expected_bound(bound))(params)
-        return exact, _draws(params, [(each, Target(bound, 2)) for each in estimators])
-
-    exact = {}
-    for number, name in enumerate(traced_bounds.NAMES):
-        exact[name], draws = of_two(number)
-        if name != "miwae":  # of two samples it is the elbo
-            yield name, exact[name], draws
-    draws = _draws(params, [(each, Target(bounds.miwae, 4)) for each in estimators])
-    yield "miwae", exact["iwae"], draws  # groups of two: the expectation of L_2
 
 
 def test_sound_pairs_have_the_exact_gradient_and_unsound_pairs_have_not():
-    _check(("pathwise", "stl", "doubly_reparameterized"))
+    quadrature.check(("pathwise", "stl", "doubly_reparameterized"))
 
 
 @pytest.mark.slow
 def test_estimators_without_a_path_are_sound_where_there_is_one_too():
-    _check(("reinforce", "vimco", "ovis"))
-
-
-def _check(estimators):
-    """Each estimator within 4 errors of quadrature, or outside of 6 where it is unsound."""
-    for name, exact, draws in _of_all_bounds(estimators):
-        for estimator, own in zip(estimators, draws, strict=True):
-            errors = _errors(own, exact)
-            assert np.abs(errors["generative"]).max() < 4.0, (name, estimator)
-            worst = np.abs(errors["inference"]).max()
-            if gradients.bias(gradients.parse(estimator), bounds.parse(name)) is None:
-                assert worst < 4.0, (name, estimator)
-            else:
-                assert worst > 6.0, (name, estimator)
+    quadrature.check(("reinforce", "vimco", "ovis"))
 
 
 @pytest.mark.parametrize(
     "name", ["iwae", *(pytest.param(n, marks=pytest.mark.slow) for n in ("renyi", "jackknife"))]
 )
 def test_beta_enters_the_doubly_reparameterized_weights(name):
-    _, params = _model()
+    _, params = quadrature.model_and_params()
     target = Target(bounds.FUNCTIONS[name], 2, beta=0.4)
-    exact = jax.jit(jax.grad(_expected_bound(bounds.FUNCTIONS[name], beta=0.4)))(params)
-    for draws in _draws(params, [("pathwise", target), ("doubly_reparameterized", target)]):
-        _assert_unbiased(draws, exact)
+    exact = jax.jit(jax.grad(quadrature.expected_bound(bounds.FUNCTIONS[name], beta=0.4)))(params)
+    for draws in quadrature.draws_of(
+        params, [("pathwise", target), ("doubly_reparameterized", target)]
+    ):
+        quadrature.assert_unbiased(draws, exact)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["pathwise", "doubly_reparameterized"])
 def test_theta_and_phi_may_follow_different_bounds(estimator):
     """PIWAE: theta's gradient is IWAE's on all samples, phi's is MIWAE's, on the same draws."""
-    _, params = _model()
+    _, params = quadrature.model_and_params()
     miwae = functools.partial(bounds.miwae, num_groups=2)
     cases = [Target(bounds.iwae, 4, miwae), Target(bounds.iwae, 4), Target(miwae, 4)]
-    piwae, iwae, alone = _draws(params, [(estimator, case) for case in cases], num_draws=50)
+    piwae, iwae, alone = quadrature.draws_of(
+        params, [(estimator, case) for case in cases], num_draws=50
+    )
     for ours, theirs in (
         (piwae["generative"], iwae["generative"]),
         (piwae["inference"], alone["inference"]),
@@ -166,48 +64,54 @@ def test_theta_and_phi_may_follow_different_bounds(estimator):
 
 
 def test_closed_form_kl_has_the_exact_gradient_and_free_bits_stop_that_of_the_kl():
-    model, params = _model()
-    exact = jax.jit(jax.grad(_expected_bound(bounds.elbo)))(params)
+    model, params = quadrature.model_and_params()
+    exact = jax.jit(jax.grad(quadrature.expected_bound(bounds.elbo)))(params)
     free = Target(bounds.elbo, 2, free_bits=1e3)
-    plain, freed = _draws(
+    plain, freed = quadrature.draws_of(
         params, [("closed_form_kl", Target(bounds.elbo, 2)), ("closed_form_kl", free)]
     )
-    _assert_unbiased(plain, exact)
-    reconstruction = jax.jit(jax.grad(_expected_bound(bounds.elbo, beta=0.0)))(params)
-    _assert_unbiased(freed, reconstruction)
+    quadrature.assert_unbiased(plain, exact)
+    reconstruction = jax.jit(jax.grad(quadrature.expected_bound(bounds.elbo, beta=0.0)))(params)
+    quadrature.assert_unbiased(freed, reconstruction)
     value = surrogates.closed_form_kl(
-        params, jax.random.key(4), jnp.asarray(X), model=model, target=free
+        params, jax.random.key(4), jnp.asarray(quadrature.X), model=model, target=free
     )
     np.testing.assert_allclose(value[0], value[1].log_likelihood.mean() - 1e3)
 
 
 def test_wake_phi_and_its_double_reparameterisation_have_one_expectation():
-    _, params = _model()
+    _, params = quadrature.model_and_params()
 
     def expected(inference):
         """E[sum_i w~_i log q(z_i|x)], with samples and weights held fixed."""
 
         def pair(noises):
-            z = jax.lax.stop_gradient(jax.vmap(lambda noise: _latent(params, noise))(noises))
-            model, ours = _model()[0], params | {"inference": inference}
-            normalized = jax.nn.softmax(_log_weights(params, noises))
-            return normalized @ jax.vmap(model.posterior(ours, jnp.asarray(X)).log_prob)(z)
+            z = jax.lax.stop_gradient(
+                jax.vmap(lambda noise: quadrature.latent(params, noise))(noises)
+            )
+            model, ours = quadrature.model_and_params()[0], params | {"inference": inference}
+            normalized = jax.nn.softmax(quadrature.log_weights_at(params, noises))
+            return normalized @ jax.vmap(model.posterior(ours, jnp.asarray(quadrature.X)).log_prob)(
+                z
+            )
 
-        return PAIR_WEIGHTS @ jax.vmap(pair)(PAIRS)
+        return quadrature.PAIR_WEIGHTS @ jax.vmap(pair)(quadrature.PAIRS)
 
     exact = {
         "inference": jax.jit(jax.grad(expected))(params["inference"]),
-        "generative": jax.jit(jax.grad(_expected_bound(bounds.iwae)))(params)["generative"],
+        "generative": jax.jit(jax.grad(quadrature.expected_bound(bounds.iwae)))(params)[
+            "generative"
+        ],
     }
     target = Target(bounds.iwae, 2)
     names = ("wake_phi", "doubly_reparameterized_wake_phi")
-    for draws in _draws(params, [(name, target) for name in names]):
-        _assert_unbiased(draws, exact)
+    for draws in quadrature.draws_of(params, [(name, target) for name in names]):
+        quadrature.assert_unbiased(draws, exact)
 
 
 def test_sleep_phi_has_the_exact_gradient():
     """E_p(x, z)[log q(z|x)] of a linear-Gaussian model, worked out by hand."""
-    _, params = _model()
+    _, params = quadrature.model_and_params()
     p = linear_gaussian.of(params)
 
     def expected(inference):
@@ -222,10 +126,12 @@ def test_sleep_phi_has_the_exact_gradient():
 
     exact = {
         "inference": jax.grad(expected)(params["inference"]),
-        "generative": jax.jit(jax.grad(_expected_bound(bounds.iwae)))(params)["generative"],
+        "generative": jax.jit(jax.grad(quadrature.expected_bound(bounds.iwae)))(params)[
+            "generative"
+        ],
     }
-    (draws,) = _draws(params, [("sleep_phi", Target(bounds.iwae, 2))])
-    _assert_unbiased(draws, exact)
+    (draws,) = quadrature.draws_of(params, [("sleep_phi", Target(bounds.iwae, 2))])
+    quadrature.assert_unbiased(draws, exact)
 
 
 def test_doubly_reparameterized_weights_are_those_of_the_papers():
@@ -266,38 +172,40 @@ def test_two_stochastic_layers_agree_with_pathwise_over_paired_draws():
     @jax.jit
     def draws(number):
         target = Target(traced_bounds.numbered(number), 4)
-        return _draws(params, [(name, target) for name in pair], model=model, x=x, num_draws=10_000)
+        return quadrature.draws_of(
+            params, [(name, target) for name in pair], model=model, x=x, num_draws=10_000
+        )
 
     for number, name in enumerate(traced_bounds.NAMES):
         if bounds.BOUNDS[name].derivatives > 1:
             pathwise, double = draws(number)
             difference = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), double, pathwise)
-            _assert_unbiased(difference, jax.tree.map(lambda leaf: 0.0, difference), name)
+            quadrature.assert_unbiased(difference, jax.tree.map(lambda leaf: 0.0, difference), name)
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_wake_phi_stands_still_where_q_is_the_posterior(beta):
     """E[sum_i w~_i d log q(z_i|x)] = 0 there, whatever beta does to theta."""
-    _, params = _model()
+    _, params = quadrature.model_and_params()
     exact = linear_gaussian.exact_posterior(linear_gaussian.of(params))
     params = params | {"inference": linear_gaussian.inference_params(exact)}
     target = Target(bounds.iwae, 8, beta=beta)
     names = ("wake_phi", "doubly_reparameterized_wake_phi")
-    for draws in _draws(params, [(name, target) for name in names]):
+    for draws in quadrature.draws_of(params, [(name, target) for name in names]):
         phi = {"inference": draws["inference"]}
-        _assert_unbiased(phi, jax.tree.map(lambda leaf: 0.0, phi))
+        quadrature.assert_unbiased(phi, jax.tree.map(lambda leaf: 0.0, phi))
 
 
 @pytest.mark.parametrize(
     "estimator", [n for n, record in gradients.GRADIENTS.items() if not record.needs_discrete]
 )
 def test_value_is_the_bound_and_the_log_densities_are_those_of_q(estimator):
-    model, params = _model()
+    model, params = quadrature.model_and_params()
     bound = bounds.elbo if estimator == "closed_form_kl" else bounds.iwae
     part = gradients.parse(estimator)
     params = gradients.init(params, jax.random.key(0), gradient=part, model=model)
     value, terms = gradients.surrogate(part)(
-        params, jax.random.key(9), jnp.asarray(X), model=model, target=Target(bound, 5)
+        params, jax.random.key(9), jnp.asarray(quadrature.X), model=model, target=Target(bound, 5)
     )
     assert terms.log_prior.shape == (5,)
     record = gradients.GRADIENTS[estimator]
@@ -307,12 +215,12 @@ def test_value_is_the_bound_and_the_log_densities_are_those_of_q(estimator):
 
 @pytest.mark.parametrize("text", ["ciwae", "tvo"])
 def test_pathwise_gradient_is_the_derivative_of_its_own_value(text):
-    model, params = _model()
+    model, params = quadrature.model_and_params()
     target = Target(bounds.FUNCTIONS[text], 6, beta=0.5)
 
     def objective(params):
         return surrogates.pathwise(
-            params, jax.random.key(9), jnp.asarray(X), model=model, target=target
+            params, jax.random.key(9), jnp.asarray(quadrature.X), model=model, target=target
         )[0]
 
     direction = perturbed(jax.tree.map(jnp.zeros_like, params), jax.random.key(10), 1.0)

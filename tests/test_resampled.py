@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_gradients as oracle
+import quadrature
 import traced_bounds
 from conftest import model_config
 
@@ -57,34 +57,36 @@ KEY = jax.random.key(5)
 
 
 def test_one_of_two_has_the_exact_gradient_of_every_bound():
-    oracle._check(("resampled",))
+    quadrature.check(("resampled",))
 
 
 @pytest.mark.parametrize("num_backward", [1, 3])
 def test_kept_samples_agree_with_all_of_them(num_backward):
     """K = 6, beta = 0.7, paired draws; negative c too, which the jackknife has."""
-    _, params = oracle._model()
+    _, params = quadrature.model_and_params()
 
     @jax.jit
     def differences(number):
         target = Target(traced_bounds.numbered(number), 6, beta=0.7)
         ours = f"resampled(num_backward={num_backward})"
-        kept, every = oracle._draws(params, [(ours, target), ("pathwise", target)], num_draws=4000)
+        kept, every = quadrature.draws_of(
+            params, [(ours, target), ("pathwise", target)], num_draws=4000
+        )
         return jax.tree.map(jnp.subtract, kept, every)
 
     for number, name in enumerate(traced_bounds.NAMES):
         found = differences(number)
         zero = jax.tree.map(lambda leaf: 0.0, found)
-        for group, errors in oracle._errors(found, zero).items():
+        for group, errors in quadrature.standard_errors(found, zero).items():
             assert np.abs(errors).max() < 4.5, (name, group)
 
 
 def test_more_kept_samples_have_less_variance_and_all_but_one_nearly_none():
-    _, params = oracle._model()
+    _, params = quadrature.model_and_params()
     target = Target(bounds.iwae, 6)
     sizes = (1, 2, 5)
     names = ["pathwise", *(f"resampled(num_backward={size})" for size in sizes)]
-    every, *kept = oracle._draws(params, [(name, target) for name in names], num_draws=2000)
+    every, *kept = quadrature.draws_of(params, [(name, target) for name in names], num_draws=2000)
     extra = [
         sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
         for pair in ((one, every) for one in kept)
@@ -93,9 +95,9 @@ def test_more_kept_samples_have_less_variance_and_all_but_one_nearly_none():
 
 
 def test_value_and_log_densities_are_those_of_the_pathwise_gradient():
-    model, params = oracle._model()
+    model, params = quadrature.model_and_params()
     target = Target(bounds.iwae, 8)
-    arguments = (params, jax.random.key(1), jnp.asarray(oracle.X))
+    arguments = (params, jax.random.key(1), jnp.asarray(quadrature.X))
     kept = resampled.resampled(*arguments, model=model, target=target, num_backward=3)
     every = gradients.surrogate(gradients.parse("pathwise"))(*arguments, model=model, target=target)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), kept, every)
