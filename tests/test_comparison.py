@@ -14,7 +14,7 @@ from conftest import small_config
 from rich.console import Console
 from scipy import stats
 
-from vaejax.comparison import budgets, figures, protocol
+from vaejax.comparison import budgets, csv_table, figures, protocol
 from vaejax.comparison import report as comparison_report
 from vaejax.comparison import run as compare_run
 from vaejax.comparison import statistics as comparison
@@ -113,7 +113,7 @@ def test_a_table_says_both_verdicts():
     assert {row[-1] for row in rows[1:]} == {"unclear"}
     shown = [c for row in comparison_report.cells(table)[1][1:] for c in row if c.judged]
     assert any(comparison_report._marked(cell).endswith("*") for cell in shown)
-    found = [r for r in read_csv(comparison_report.csv_text([table])) if r["p_value"]]
+    found = [r for r in read_csv(csv_table.text([table])) if r["p_value"]]
     assert {bool(row["p_holm"]) for row in found if row["bound"] == "iwae_5"} == {False}
     family = [row for row in found if row["bound"] != "iwae_5"]
     assert len(family) == 80
@@ -128,7 +128,7 @@ def test_values_that_are_not_finite_are_named_and_get_no_verdict(value):
     runs = [make_run("a"), spoiled(make_run("b", rate=0.2), value=value)]
     parts = protocol.settings(runs)
     table = Comparable(parts, parts[0])
-    rows = {(r["setting"], r["bound"]): r for r in read_csv(comparison_report.csv_text([table]))}
+    rows = {(r["setting"], r["bound"]): r for r in read_csv(csv_table.text([table]))}
     assert rows["b", "elbo"]["not_finite"] == "2"
     assert rows["b", "elbo"]["value"] == rows["b", "elbo"]["p_value"] == ""
     assert rows["b", "elbo"]["verdict"] == rows["b", "elbo"]["verdict_holm"] == "not finite"
@@ -283,8 +283,8 @@ def test_budgets_count_decoder_evaluations():
 def test_tables_hold_every_bound_and_error():
     parts = [Setting("a", [make_run("a")]), Setting(NASTY, [make_run("b", shift=0.2)])]
     table = Comparable(parts, parts[0])
-    rows = list(csv.DictReader(comparison_report.csv_text([table]).splitlines(keepends=True)))
-    assert [*rows[0]] == [*comparison_report.COLUMNS]
+    rows = list(csv.DictReader(csv_table.text([table]).splitlines(keepends=True)))
+    assert [*rows[0]] == [*csv_table.COLUMNS]
     assert [(row["setting"], row["bound"]) for row in rows[:3]] == [
         ("a", "elbo"), ("a", "iwae_5"), ("a", "iwae_20"),
     ]  # fmt: skip

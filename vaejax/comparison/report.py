@@ -1,7 +1,5 @@
-"""A comparison as text: terminal table, CSV, Markdown and one HTML page. Pure functions."""
+"""A comparison as text: terminal table, Markdown and one HTML page. Pure functions."""
 
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,27 +11,6 @@ from vaejax.comparison.statistics import Difference, Judged, Setting
 from vaejax.evaluation import means, seeds, terminal
 from vaejax.storage import html_page
 
-COLUMNS = (
-    "setting",
-    "seeds",
-    "failed",
-    "bound",
-    "value",
-    "value_bits_per_dim",
-    "data_se",
-    "mc_se",
-    "seed_se",
-    "not_finite",
-    "difference",
-    "difference_data_se",
-    "difference_mc_se",
-    "difference_seed_se",
-    "degrees_of_freedom",
-    "p_value",
-    "verdict",
-    "p_holm",
-    "verdict_holm",
-)
 NOTES = (
     "Nats per example, ± one standard error. A value's error holds its data error (sd / sqrt(N)) "
     "and, with several seeds, its seed error; the error of a difference is paired: per-example "
@@ -68,6 +45,12 @@ def number(value: Difference, sign: str = "") -> str:
         return comparison.NOT_FINITE
     error = means.number(value.total_se)
     return f"{value.value:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def bracketed(judged: Judged) -> str:
+    """A difference, in brackets where Holm's correction leaves it unclaimed."""
+    text = number(judged.delta, "+")
+    return f"({text})" if judged.verdict_holm == comparison.UNCLEAR else text
 
 
 def num_dims(table: Comparable) -> int | None:
@@ -177,60 +160,6 @@ def _marked(cell: Cell) -> str:
     if cell.judged.verdict == comparison.UNCLEAR:
         return f"({cell.text})"
     return f"{cell.text}*" if cell.judged.verdict_holm == comparison.UNCLEAR else cell.text
-
-
-def csv_text(tables: Sequence[Comparable]) -> str:
-    """Every bound of every setting with all its errors.
-
-    p_holm is given for the differences that the tables show: ELBO and the largest L_K.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    for table in tables:
-        family = comparison.judge(table.settings, table.baseline, compared(table))
-        names = comparison.bound_names([run for part in table.settings for run in part.runs])
-        for setting in table.settings:
-            for name in names:
-                judged = family.get((setting.name, name))
-                row = _csv_row(setting, table.baseline, name, judged, num_dims(table))
-                writer.writerow({k: "" if v is None else v for k, v in row.items()})
-    return text.getvalue()
-
-
-def _csv_row(
-    setting: Setting,
-    baseline: Setting | None,
-    name: str,
-    judged: Judged | None,
-    dims: int | None,
-) -> dict[str, str | int | float | None]:
-    own = comparison.estimate(setting, name)
-    row = {"setting": setting.name, "seeds": len(setting.runs), "failed": setting.failed}
-    row |= {"bound": name, "not_finite": own.not_finite} | _errors("value", "", own)
-    if dims is not None:
-        row["value_bits_per_dim"] = means.number(means.bits_per_dim(own.value, dims))
-    if baseline is None or setting is baseline:
-        return row
-    delta = judged.delta if judged else comparison.difference(setting, baseline, name)
-    row |= _errors("difference", "difference_", delta)
-    row |= {
-        "degrees_of_freedom": means.number(delta.degrees),
-        "p_value": means.number(delta.p_value),
-        "verdict": comparison.verdict(delta, delta.p_value),
-    }
-    if judged:
-        row |= {"p_holm": means.number(judged.p_holm), "verdict_holm": judged.verdict_holm}
-    return row
-
-
-def _errors(value: str, prefix: str, item: Difference) -> dict[str, float | None]:
-    return {
-        value: means.number(item.value),
-        f"{prefix}data_se": means.number(item.data_se),
-        f"{prefix}mc_se": means.number(item.mc_se),
-        f"{prefix}seed_se": means.number(item.seed_se),
-    }
 
 
 def markdown_text(text: str) -> str:

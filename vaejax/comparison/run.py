@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from vaejax.comparison import budgets, figures, protocol, read, report, where
+from vaejax.comparison import budgets, csv_table, estimators, figures, protocol, read, report, where
 from vaejax.comparison import statistics as comparison
 from vaejax.comparison.report import Comparable
 from vaejax.comparison.statistics import Run, Setting
@@ -18,6 +18,7 @@ from vaejax.errors import UserError
 from vaejax.evaluation import seeds
 from vaejax.runs import files as evaluations
 from vaejax.runs import tables
+from vaejax.runs.files import Stored
 from vaejax.storage import files, html_page
 from vaejax.storage import workdir as workdir_lib
 from vaejax.training import runs
@@ -101,7 +102,9 @@ def compare(
 
 
 def _where(table: Comparable, folders: Mapping[str, pathlib.Path]) -> _Where:
-    """Differences to the baseline by class, by image (of two settings), by model and inference."""
+    """Differences to the baseline by class, by image (of two settings), by model and inference,
+    and by estimators of log p(x) other than L_K.
+    """
     run, baseline = table.baseline.runs[0], table.baseline
     others = [setting for setting in table.settings if setting is not baseline]
     name = report.compared(table)[1]
@@ -110,6 +113,7 @@ def _where(table: Comparable, folders: Mapping[str, pathlib.Path]) -> _Where:
         evidence = {one.name: _stored(folders[one.name]) for s in table.settings for one in s.runs}
         said = [where.model_or_inference(one, baseline, evidence) for one in others]
         found.lines.extend(line for line in said if line is not None)
+        _add_estimators(found, table, evidence)
         config = workdir_lib.read_config(folders[run.name])
         held_out, labels = splits.held_out(config, "test"), splits.test_labels(config)
     except UserError as error:
@@ -128,7 +132,21 @@ def _where(table: Comparable, folders: Mapping[str, pathlib.Path]) -> _Where:
     return found
 
 
-def _stored(folder: pathlib.Path) -> evaluations.Stored:
+def _add_estimators(found: _Where, table: Comparable, stored: Mapping[str, Stored]) -> None:
+    """Puts the comparison by estimators of log p(x) into `found`, where the runs have them."""
+    shared = estimators.measured(stored)
+    if shared is None:
+        return
+    found.lines.extend(shared.left_out)
+    if not shared.names:
+        return
+    parts = estimators.settings(table.settings, stored, shared)
+    baseline = parts[[part is table.baseline for part in table.settings].index(True)]
+    found.tables.append(estimators.table(parts, baseline, stored, shared))
+    found.lines.extend(estimators.of_inference(parts, baseline, shared))
+
+
+def _stored(folder: pathlib.Path) -> Stored:
     stored = evaluations.read(evaluations.path_of(folder, "test"))
     if stored is None:
         raise UserError(f"{folder}: its evaluation is gone")
@@ -245,7 +263,7 @@ def _write(
         figure.savefig(buffer, format="png", dpi=130)
         pictures.append(html_page.Picture(name, _CAPTIONS[name], buffer.getvalue()))
     texts = {
-        CSV: report.csv_text(result.tables),
+        CSV: csv_table.text(result.tables),
         MARKDOWN: report.markdown(result.tables, result.lines, [*drawn], more),
         PAGE: report.page(result.tables, result.lines, pictures, more),
     }

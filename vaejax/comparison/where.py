@@ -65,17 +65,11 @@ def by_class(
     judged = {k: Judged(d, p) for (k, d), p in zip(deltas.items(), corrected, strict=True)}
     found = []
     for label in classes:
-        cells = [_cell(judged[label, setting.name]) for setting in others]
+        cells = [report.bracketed(judged[label, setting.name]) for setting in others]
         found.append(html_page.Row("", [label, str(int(np.sum(labels == label))), *cells]))
     headings = ["class", "images", *(f"Δ {setting.name}" for setting in others)]
     title = f"{report.bound_title(name)} by class: differences to {baseline.name}, (not claimed)"
     return html_page.Table(headings, found, title)
-
-
-def _cell(judged: Judged) -> str:
-    """A difference, in brackets where Holm's correction leaves it unclaimed."""
-    text = report.number(judged.delta, "+")
-    return f"({text})" if judged.verdict_holm == comparison.UNCLEAR else text
 
 
 def extremes(setting: Setting, baseline: Setting, name: str) -> Extremes:
