@@ -105,6 +105,7 @@ SLOW_FIXTURES = {
 SHARED_BY_NAME = ("test_discrete", "test_models")
 """Their tests of one name share a model, and so a process (`--dist loadgroup`)."""
 SHARED_FIXTURES = (
+    ("test_comparison_estimators", "two_runs"),
     ("test_comparison_report", "evaluated"),
     ("test_evidence_run", "trained"),
     ("test_explain", "found"),
