@@ -105,7 +105,7 @@ def settings(
 def table(
     parts: Sequence[Setting], baseline: Setting, stored: Mapping[str, Stored], shared: Measured
 ) -> html_page.Table:
-    """L_K and every result, and paired differences, a row for each setting.
+    """L_K and every result, and paired differences, nats, a row for each setting.
 
     In brackets what Holm's correction, over all differences of the table, leaves unclaimed.
     "flagged" is the share of examples whose error is not to be believed, mean over runs.
@@ -124,7 +124,8 @@ def table(
         else:
             cells += [report.bracketed(judged[part.name, name]) for name in shown]
         rows.append(html_page.Row("", cells))
-    title = f"log p(x) by other estimators, first {shared.num_examples:,} examples, (not claimed)"
+    examples = f"first {shared.num_examples:,} examples"
+    title = f"log p(x) by other estimators, {examples}, in brackets: not claimed"
     return html_page.Table(headings, rows, title)
 
 
@@ -136,8 +137,9 @@ def _flagged(part: Setting, stored: Mapping[str, Stored], name: str) -> float:
 def of_inference(parts: Sequence[Setting], baseline: Setting, shared: Measured) -> list[str]:
     """Where L_K and the most trustworthy result say unlike things of a setting, a sentence.
 
-    The difference to the baseline of (result - L_K), paired over examples, is what L_K at this K
-    owes to q(z|x); sentences are on those that Holm's correction over the settings leaves claimed.
+    With e_i the result, l_i the L_K of example i and a prime for the baseline, what L_K at this K
+    owes to q(z|x) is mean_i [(e_i - l_i) - (e'_i - l'_i)], nats, paired over examples. Sentences
+    are on those differences that Holm's correction over the settings leaves claimed.
     """
     judge = next((name for name in evidence.by_trust() if name in shared.names), None)
     if judge is None:
