@@ -24,7 +24,7 @@ from rich.console import Console
 
 from vaejax import config as config_lib
 from vaejax import parts, schema
-from vaejax.comparison import read, report
+from vaejax.comparison import csv_table, read, report
 from vaejax.comparison.report import Comparable
 from vaejax.comparison.statistics import Setting
 from vaejax.errors import UserError
@@ -274,7 +274,7 @@ def read_for_comparison(folder):
     found = read.run(folder, "run")
     if {"elbo"} <= {*found.values}:
         table = Comparable([Setting("run", [found])], None)
-        report.csv_text([table])
+        csv_table.text([table])
         report.markdown([table], [], [])
 
 

@@ -11,7 +11,7 @@ from conftest import small_config
 from run_script import run_script
 
 from vaejax import config as config_lib
-from vaejax.comparison import report
+from vaejax.comparison import csv_table
 from vaejax.data import levels, recipes, sources, splits
 from vaejax.errors import UserError
 from vaejax.evaluation import means, summary
@@ -221,7 +221,7 @@ def test_a_mass_and_a_density_are_never_compared(evaluated, tmp_path):
     assert "per dim" in one.out
     assert "| bits per dim |" in (tmp_path / "comparison.md").read_text()
     header, *rows = (tmp_path / "comparison.csv").read_text().splitlines()
-    assert header.split(",") == list(report.COLUMNS)
+    assert header.split(",") == list(csv_table.COLUMNS)
     column = header.split(",").index("value_bits_per_dim")
     result = json.loads((folder / "mass" / "evaluation.json").read_text())
     expected = result["estimates"]["elbo"]["value_bits_per_dim"]

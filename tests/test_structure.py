@@ -1,6 +1,8 @@
 """Architecture: imports point down, names resolve, files stay small."""
 
 import ast
+import importlib
+import types
 
 import pytest
 from conftest import ROOT
@@ -28,6 +30,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 
 def _module(path):
@@ -75,3 +78,37 @@ def test_classes_are_data(path):
             }
             decorated = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
             assert decorated or bases & allowed, node.name
+
+
+def _modules(tree):
+    """The names that stand for a module of vaejax all through a file, each with its module."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    rebound = {name.id for name in names if not isinstance(name.ctx, ast.Load)}
+    rebound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vaejax":
+            for alias in node.names:
+                name = alias.asname or alias.name
+                found = _imported(node.module, alias.name)
+                if isinstance(found, types.ModuleType) and name not in rebound:
+                    yield name, found
+
+
+def _imported(module, name):
+    parent = importlib.import_module(module)
+    if not hasattr(parent, name):
+        return importlib.import_module(f"{module}.{name}")
+    return getattr(parent, name)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_what_tests_use_of_a_module_is_there(path):
+    """A name that moved is found here at once, not by a slow test half an hour later."""
+    tree = ast.parse(path.read_text())
+    modules = dict(_modules(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id)
+            assert module is None or hasattr(module, node.attr), (
+                f"{path.name}:{node.lineno}: {module.__name__} has no {node.attr}"
+            )
