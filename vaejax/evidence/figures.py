@@ -39,14 +39,17 @@ def gap_bars(gaps: Any) -> Figure:
     families = {"diagonal": gaps, "full covariance": gaps.full_covariance}
     for position, parts in enumerate(families.values()):
         bottom = 0.0
-        for name, color in (("approximation", _BLUE), ("amortization", _ORANGE)):
+        for name, color, end in (
+            ("approximation", _BLUE, "left"),
+            ("amortization", _ORANGE, "right"),
+        ):
             part, label = getattr(parts, name), f"{name} gap" if position == 0 else None
             value = part.value if math.isfinite(part.value) else 0.0
             error = 2 * part.mc_se if math.isfinite(part.mc_se) else 0.0
             axes.barh(position, value, left=bottom, color=color, height=0.55, label=label)
-            middle = bottom + value / 2
-            # Above the bar: a narrow part has no room for its number.
-            axes.text(middle, position - 0.36, f"{part.value:.3f}", ha="center", color=color)
+            # Above the bar and from its outer end: a narrow part has no room for its number.
+            outer = bottom if end == "left" else bottom + value
+            axes.text(outer, position - 0.36, f"{part.value:.3f}", ha=end, color=color)
             bottom += value
             axes.errorbar(bottom, position, xerr=error, color="black", capsize=3, lw=1)
     axes.set_yticks(range(2), [f"q*: {name}" for name in families])
