@@ -213,9 +213,10 @@ EARLY = {
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Four members, two of which stop early, and a fifth that diverges."""
+    """Four members, two of which stop early, one that warms up all along, and one that diverges."""
     workdir = tmp_path_factory.mktemp("together")
     items = sweeps.product(sweeps.values(RATE, [0.003, 0.05]), sweeps.values("seed", [0, 1]))
+    items.append({RATE: 0.05, "objective.warmup_epochs": 12.0})
     items.append({RATE: 1e30})
     members = sweeps.members(small_config(**EARLY), items)
     assert len(sweeps.groups(members)) == 1
@@ -239,6 +240,18 @@ def test_members_end_as_they_would_alone(together, tmp_path):
     ]
     assert [sorted(row) for row in rows[0]] == [sorted(row) for row in rows[1]]
     assert rows[0][-1]["validation/iwae"] == pytest.approx(rows[1][-1]["validation/iwae"], 1e-5)
+
+
+def test_patience_waits_for_the_warm_up_of_each_member(together):
+    """The same seed and rate stop early without one."""
+    members, workdir, _ = together
+    last = []
+    for member in (members[2], members[4]):
+        rows = (workdir / member.name / "metrics.jsonl").read_text().splitlines()
+        last.append(json.loads(rows[-1])["epoch"])
+    assert members[2].config.seed == members[4].config.seed
+    assert last[0] < 12
+    assert last[1] == 12
 
 
 def test_one_that_diverges_stops_nobody(together):

@@ -276,18 +276,37 @@ def test_average_follows_and_is_what_evaluation_uses():
 
 
 def test_best_keeps_the_parameters_of_the_highest_bound():
-    config, model, _, _ = _setup(training__patience=2)
+    config, model, plan, _ = _setup(training__patience=2)
     state = _start(config, model)
     seen = []
     for step, value in enumerate([-30.0, -20.0, -25.0, -21.0]):
         params = jax.tree.map(lambda p, step=step: p * 0 + step, state.params)
         state = training.update_best(
-            state._replace(step=jnp.int32(step), params=params), jnp.float32(value)
+            state._replace(step=jnp.int32(step), params=params),
+            jnp.float32(value),
+            config=config,
+            plan=plan,
         )
         seen.append((int(state.best.step), int(state.best.stale)))
     assert seen == [(0, 0), (1, 0), (1, 1), (1, 2)]
     assert float(jax.tree.leaves(training.evaluation_params(state))[0].max()) == 1.0
     assert float(state.best.value) == -20.0
+
+
+def test_patience_counts_from_the_end_of_the_warm_up():
+    """The best so far is kept all the same; the count begins when beta has risen."""
+    config, model, plan, _ = _setup(training__patience=2, objective__warmup_epochs=3.0)
+    state, stale = _start(config, model), []
+    for epoch in range(1, 7):
+        state = training.update_best(
+            state._replace(step=jnp.int32(epoch * plan.steps_per_epoch)),
+            jnp.float32(-epoch),
+            config=config,
+            plan=plan,
+        )
+        stale.append(int(state.best.stale))
+    assert stale == [0, 0, 1, 2, 3, 4]
+    assert int(state.best.step) == plan.steps_per_epoch
 
 
 def test_no_key_of_a_step_is_used_twice(monkeypatch):

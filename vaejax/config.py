@@ -134,7 +134,10 @@ class Training:
         None, "average parameters for evaluation; None: off", low=0.0, below=1.0, traced=True
     )
     patience: int | None = field(
-        None, "validations without improvement before stopping; None: never", low=1, high=2**31 - 1
+        None,
+        "validations without improvement, after any warm-up, before stopping; None: never",
+        low=1,
+        high=2**31 - 1,
     )
     validate_every: int = field(1, "epochs between validations", low=1, high=2**31 - 1)
     validation_samples: int = field(10, "K of the validation bound", low=1, high=2**31 - 1)

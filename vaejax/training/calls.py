@@ -139,7 +139,10 @@ def update_best(
     scores = programs.per_run(group, scores)
     due = call.due & tally.active
     states = stepper.update_best(
-        states, programs.place_per_run(group, scores), programs.place_per_run(group, due)
+        stepper.configs,
+        states,
+        programs.place_per_run(group, scores),
+        programs.place_per_run(group, due),
     )
     tally.stale = programs.per_run(group, meshes.fetch(states.best.stale)).copy()
     return states

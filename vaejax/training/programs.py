@@ -216,10 +216,13 @@ def compile_call(group: Group, configs: Config, states: TrainState, images: Arra
 
 
 def make_best_updater(group: Group) -> Callable[..., TrainState]:
-    """`training.update_best` of the runs that are `due`: (states, values, due) -> states."""
+    """`training.update_best` of the runs that are due: (configs, states, values, due) -> states."""
+    plan = group.setup.plan
 
-    def update(state: TrainState, value: Float[Array, ""], due: Bool[Array, ""]) -> TrainState:
-        new = training.update_best(state, value)
+    def update(
+        config: Config, state: TrainState, value: Float[Array, ""], due: Bool[Array, ""]
+    ) -> TrainState:
+        new = training.update_best(state, value, config=config, plan=plan)
         return jax.tree.map(lambda n, o: jnp.where(due, n, o), new, state)
 
-    return _compiled(group, update, donate=0)
+    return _compiled(group, update, donate=1)

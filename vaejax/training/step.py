@@ -29,7 +29,7 @@ class Best(NamedTuple):
       params: what evaluation uses.
       value: their validation bound, nats (minus infinity before the first validation).
       step: the step they are from.
-      stale: validations since then.
+      stale: validations since then, or since the end of the warm-up.
     """
 
     params: Params
@@ -278,12 +278,18 @@ def train_call(
     return state, metrics | {"params_finite": jnp.all(jnp.stack(finite))}
 
 
-def update_best(state: TrainState, value: Float[Array, ""]) -> TrainState:
-    """`state` with `best` updated by a validation bound `value` of the current step."""
+def update_best(
+    state: TrainState, value: Float[Array, ""], *, config: Config, plan: Plan
+) -> TrainState:
+    """`state` with `best` updated by a validation bound `value` of the current step.
+
+    While beta rises nothing counts as stale: a bound at beta = 1 may fall then though all is well.
+    """
     best = state.best
+    warming_up = state.step < config.objective.warmup_epochs * plan.steps_per_epoch
     better = value > best.value
     pick = lambda new, old: jnp.where(better, new, old)  # noqa: E731
     params = jax.tree.map(pick, averaged_params(state), best.params)
-    stale = jnp.where(better, 0, best.stale + 1)
+    stale = jnp.where(better | warming_up, 0, best.stale + 1)
     value, step = pick(value, best.value), pick(state.step, best.step)
     return state._replace(best=Best(params, value, step, stale))
