@@ -325,6 +325,30 @@ def test_objectives_without_a_best_q_are_warned_of(objective, key):
     assert not consistency.warnings(dataclasses.replace(config, training=frozen))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("optimizer.final_scale=0.1", "optimizer.final_scale: has no effect with schedule='const"),
+        ("optimizer.final_scale=0.1 optimizer.schedule=cosine", None),
+        ("dataset.binarization=threshold dataset.binarization_seed=1", "dataset.binarization_seed"),
+        ("dataset.binarization=static dataset.binarization_seed=1", None),
+        ("dataset.num_validation=0 training.validate_every=2", "training.validate_every: has no"),
+        ("dataset.num_validation=0 training.validation_samples=2", "training.validation_samples"),
+        ("training.validate_every=2 training.validation_samples=2", None),
+        (
+            "training.num_epochs=40 objective.warmup_epochs=80 objective.beta=0.5",
+            "beta ends at 0.25",
+        ),
+        ("training.num_epochs=40 objective.warmup_epochs=40", None),
+    ],
+)
+def test_what_has_no_effect_or_too_little_time_is_said(given, said):
+    config = config_lib.override_text(Config(), dict(item.split("=") for item in given.split()))
+    found = consistency.warnings(config)
+    assert len(found) == (said is not None)
+    assert all(said in text for text in found)
+
+
 QUICK_CONFIGS = ("digits", "linear_gaussian")
 
 

@@ -116,6 +116,12 @@ def test_images_of_unknown_splits_are_refused(name):
         vaejax.train(_config(), images)
 
 
+def test_what_has_no_effect_is_warned_of():
+    config = small_config(training__num_epochs=1, optimizer__final_scale=0.5)
+    with pytest.warns(UserWarning, match=r"config\.optimizer\.final_scale: has no effect"):
+        vaejax.train(config)
+
+
 def test_a_model_of_bad_options_is_refused():
     with pytest.raises(vaejax.UserError, match=r"config\.model\.latent_dims"):
         vaejax.build(vaejax.Model(latent_dims=(0,)), (4, 3, 1))

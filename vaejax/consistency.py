@@ -1,5 +1,6 @@
 """What is wrong between the values of a config, one "path: sentence" each. Pure functions."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -17,7 +18,14 @@ def problems(config: Any) -> list[str]:
 
 
 def warnings(config: Any) -> list[str]:
-    """What a valid `config.Config` asks for that may end badly, one "path: sentence" each."""
+    """What a valid `config.Config` asks for that may end badly or has no effect, as `problems`.
+
+    They are said, not refused: configs of runs that are there already may hold them.
+    """
+    return _without_best_q(config) + _of_warmup(config) + _without_effect(config)
+
+
+def _without_best_q(config: Any) -> list[str]:
     objective, estimator = config.objective, gradients.GRADIENTS[config.objective.gradient.name]
     followed = objective.inference_bound or objective.bound
     if (
@@ -34,6 +42,41 @@ def warnings(config: Any) -> list[str]:
         f"it without end, and training may run away; objective.inference_bound=iwae has a best q, "
         f"and theta may still follow another bound"
     ]
+
+
+def _of_warmup(config: Any) -> list[str]:
+    epochs, length = config.objective.warmup_epochs, config.training.num_epochs
+    if epochs <= length:
+        return []
+    return [
+        f"objective.warmup_epochs: {epochs:g} is more than training.num_epochs={length}: "
+        f"beta ends at {config.objective.beta * length / epochs:.3g}, and what is trained is not "
+        f"yet objective.bound"
+    ]
+
+
+def _without_effect(config: Any) -> list[str]:
+    dataset, optimizer, training = config.dataset, config.optimizer, config.training
+    found = []
+    if optimizer.final_scale and optimizer.schedule != "cosine":
+        found.append(
+            f"optimizer.final_scale: has no effect with schedule={optimizer.schedule!r}; it is "
+            f"for optimizer.schedule=cosine"
+        )
+    drawn = dataset.binarization in ("dynamic", "static") or dataset.dequantize
+    if dataset.binarization_seed and not drawn:
+        found.append(
+            f"dataset.binarization_seed: has no effect, nothing is drawn with "
+            f"dataset.binarization={dataset.binarization!r}"
+        )
+    if not dataset.has_validation:
+        usual = {item.name: item.default for item in dataclasses.fields(training)}
+        found += [
+            f"training.{name}: has no effect without validation images (dataset.num_validation=0)"
+            for name in ("validate_every", "validation_samples")
+            if getattr(training, name) != usual[name]
+        ]
+    return found
 
 
 def _of_dataset(config: Any) -> list[str]:

@@ -6,6 +6,7 @@ What stands here is reached from the package: `vaejax.elbo`, `vaejax.load`, ..
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from jaxtyping import Array, Num, PRNGKeyArray
 from rich.console import Console
 
 from vaejax import config as config_lib
-from vaejax import schema
+from vaejax import consistency, schema
 from vaejax.config import Config
 from vaejax.data import sources, splits
 from vaejax.data.splits import HeldOut
@@ -147,7 +148,8 @@ def load(workdir: str | os.PathLike) -> Run:
 def train(config: Config, images: Mapping[str, np.ndarray] | None = None) -> Run:
     """Trains the run of `config` in memory; nothing is written.
 
-    The parameters are those of `scripts/train.py` with the same config, bit for bit.
+    The parameters are those of `scripts/train.py` with the same config, bit for bit; what that
+    would warn of, such as an option without effect, is a Python warning here.
 
     Args:
       config: the experiment; checked here.
@@ -163,6 +165,8 @@ def train(config: Config, images: Mapping[str, np.ndarray] | None = None) -> Run
     if given is not None:
         config = dataclasses.replace(config, dataset=_of_arrays(config.dataset, given))
     config = config_lib.validated(config)
+    for text in consistency.warnings(config):
+        warnings.warn(f"config.{text}", stacklevel=2)
     done = in_memory.train(config, given=given)
     params = training.evaluation_params(done.state)
     return Run(config, done.setup.model, params, _data(config, given), done.rows)
