@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,11 @@ def test_the_flag_that_was_given_is_the_one_named(run):
         evaluate.evaluate(run, **given, console=QUIET)
     with pytest.raises(UserError, match=r"^nowhere holds no run"):
         evaluate.evaluate(pathlib.Path("nowhere"), console=QUIET)
+
+
+def test_a_folder_of_runs_names_one_of_them(run):
+    with pytest.raises(UserError, match=rf"holds no run .*, such as {re.escape(str(run))}$"):
+        evaluate.evaluate(run.parent, console=QUIET)
 
 
 PLACES = {

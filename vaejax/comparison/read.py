@@ -123,7 +123,7 @@ def run(folder: pathlib.Path, name: str) -> Run:
       UserError: it is missing, broken, of K = 1, or its files do not belong together.
     """
     if not (folder / workdir_lib.CONFIG).is_file():
-        raise UserError(f"{folder}: holds no run (no {workdir_lib.CONFIG}); train one there first")
+        raise workdir_lib.no_run(folder)
     path, arrays_path = folder / workdir_lib.EVALUATION, folder / workdir_lib.PER_EXAMPLE
     if not path.is_file() or not arrays_path.is_file():
         raise UserError(

@@ -120,10 +120,17 @@ def read_config(workdir: pathlib.Path) -> config_lib.Config:
     return hosts.from_first(lambda: _read_config(workdir))
 
 
+def no_run(workdir: pathlib.Path) -> UserError:
+    """The error that `workdir` holds no run; it names one that lies in it, if any does."""
+    inside = min((path.parent for path in workdir.glob(f"*/{CONFIG}")), default=None)
+    advice = "train one there first" if inside is None else f"its folders do, such as {inside}"
+    return UserError(f"{workdir} holds no run (no {CONFIG}); {advice}")
+
+
 def _read_config(workdir: pathlib.Path) -> config_lib.Config:
     path = workdir / CONFIG
     if not os.path.lexists(path):
-        raise UserError(f"{workdir} holds no run (no {CONFIG}); train one there first")
+        raise no_run(workdir)
     values = json_files.read_json(path, json_files.CONFIG)
     check_version(path, values)
     try:
