@@ -285,6 +285,21 @@ def test_a_run_without_a_checkpoint_is_compared_without_its_samples(evaluated, t
     assert not (tmp_path / "out" / "figures" / "samples.png").exists()
 
 
+def test_images_that_are_not_at_hand_are_missed_in_one_sentence(evaluated, tmp_path, monkeypatch):
+    def nowhere(config, part):
+        raise UserError("dataset.name: 'digits' is not here")
+
+    monkeypatch.setattr(compare_run.splits, "held_out", nowhere)
+    folders = [str(evaluated / f"k{k},seed=0") for k in (1, 2)]
+    report = compare_run.compare(
+        folders, baseline=None, out=tmp_path / "out", force=False, console=Console(quiet=True)
+    )
+    assert [line for line in report.lines if "is not here" in line] == [
+        "No differences by class or image, no samples of k1,seed=0, no samples of k2,seed=0: "
+        "dataset.name: 'digits' is not here."
+    ]
+
+
 @pytest.mark.parametrize("case", ["file", "figures", "page"])
 def test_an_unwritable_report_folder_is_found_before_the_figures(evaluated, tmp_path, case):
     (tmp_path / "report").mkdir()

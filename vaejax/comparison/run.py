@@ -47,20 +47,28 @@ class Report(NamedTuple):
     lines: list[str]
 
 
+class _Missing(NamedTuple):
+    """What could not be made, and why."""
+
+    what: str
+    why: str
+
+
 class _Where(NamedTuple):
     """Where the settings of one table differ."""
 
     tables: list[html_page.Table]
     figures: dict[str, Figure]
     lines: list[str]
+    missing: list[_Missing]
 
 
 class _Samples(NamedTuple):
-    """E[x|z] by setting, [n, D] each, the shape of an image, and why settings are missing."""
+    """E[x|z] by setting, [n, D] each, the shape of an image, and the settings without."""
 
     pictures: dict[str, np.ndarray]
     shape: tuple[int, ...] | None
-    lines: list[str]
+    missing: list[_Missing]
 
 
 def compare(
@@ -93,7 +101,8 @@ def compare(
     tables = [Comparable(group, _setting_of(first, group)) for group in protocol.groups(parts)]
     inside = [_where(one, by_name) for one in tables if one.baseline and len(one.settings) > 1]
     lines = [line for one in inside for line in one.lines]
-    result = Report(tables, [*_lines(tables, found), *lines, *samples.lines])
+    missing = [one for part in (*inside, samples) for one in part.missing]
+    result = Report(tables, [*_lines(tables, found), *lines, *_missing_lines(missing)])
     drawn = _figures(parts, samples) | {k: v for one in inside for k, v in one.figures.items()}
     _write(out, result, drawn, [table for one in inside for table in one.tables])
     for table in result.tables:
@@ -108,7 +117,7 @@ def _where(table: Comparable, folders: Mapping[str, pathlib.Path]) -> _Where:
     run, baseline = table.baseline.runs[0], table.baseline
     others = [setting for setting in table.settings if setting is not baseline]
     name = report.compared(table)[1]
-    found = _Where([], {}, [])
+    found = _Where([], {}, [], [])
     try:
         evidence = {one.name: _stored(folders[one.name]) for s in table.settings for one in s.runs}
         said = [where.model_or_inference(one, baseline, evidence) for one in others]
@@ -117,9 +126,11 @@ def _where(table: Comparable, folders: Mapping[str, pathlib.Path]) -> _Where:
         config = workdir_lib.read_config(folders[run.name])
         held_out, labels = splits.held_out(config, "test"), splits.test_labels(config)
     except UserError as error:
-        return found._replace(lines=[*found.lines, f"No differences by class or image: {error}."])
+        found.missing.append(_Missing("differences by class or image", str(error)))
+        return found
     if held_out.sha256 != protocol.agreed(run, "data_sha256"):
-        found.lines.append("No differences by class or image: the test set is another one now.")
+        why = "the test set is another one now"
+        found.missing.append(_Missing("differences by class or image", why))
         return found
     if labels is not None and len(labels) == len(held_out.x):
         by_class = where.by_class(table.settings, baseline, name, labels)
@@ -218,6 +229,14 @@ def _single_seeds(tables: Sequence[Comparable]) -> list[str]:
     ]
 
 
+def _missing_lines(missing: Sequence[_Missing]) -> list[str]:
+    """One sentence for each reason, which may be long and is said once."""
+    by_reason: dict[str, dict[str, None]] = {}
+    for what, why in missing:
+        by_reason.setdefault(why, {})[what] = None
+    return [f"No {', no '.join(whats)}: {why}." for why, whats in by_reason.items()]
+
+
 def _figures(parts: Sequence[Setting], samples: _Samples) -> dict[str, Figure]:
     everyone = [run for setting in parts for run in setting.runs]
     found = {"bounds": figures.bounds(parts), "gaps": figures.gaps(parts)}
@@ -241,7 +260,7 @@ def _samples(parts: Sequence[Setting], folders: Mapping[str, pathlib.Path]) -> _
                 found.pictures[setting.name] = _draw(folder, shape)
                 found = found._replace(shape=shape)
         except UserError as error:
-            found.lines.append(f"No samples of {setting.name}: {error}.")
+            found.missing.append(_Missing(f"samples of {setting.name}", str(error)))
     return found
 
 
