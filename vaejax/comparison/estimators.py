@@ -11,7 +11,7 @@ import numpy as np
 
 from vaejax.comparison import report
 from vaejax.comparison import statistics as comparison
-from vaejax.comparison.statistics import Setting
+from vaejax.comparison.statistics import Estimates, Run, Setting
 from vaejax.evidence import estimators as evidence
 from vaejax.runs.files import Stored
 from vaejax.storage import html_page
@@ -89,17 +89,17 @@ def settings(
     parts: Sequence[Setting], stored: Mapping[str, Stored], shared: Measured
 ) -> list[Setting]:
     """The settings with those results for their values, and L_K of the same examples."""
-    found = []
-    for part in parts:
-        runs = []
-        for run in part.runs:
-            arrays = stored[run.name].evidence_arrays
-            names = (shared.top, *shared.names)
-            values = {n: np.asarray(arrays[f"{n}/value"], np.float64) for n in names}
-            variances = {n: np.asarray(arrays[f"{n}/variance"], np.float64) for n in names}
-            runs.append(run._replace(values=values, variances=variances))
-        found.append(part._replace(runs=runs))
-    return found
+    names = (shared.top, *shared.names)
+
+    def estimates(run):
+        arrays = stored[run.name].evidence_arrays
+        values, variances = (
+            {n: np.asarray(arrays[f"{n}/{kind}"], np.float64) for n in names}
+            for kind in ("value", "variance")
+        )
+        return Estimates(values, variances)
+
+    return [part.measured_by(estimates) for part in parts]
 
 
 def table(
@@ -144,7 +144,8 @@ def of_inference(parts: Sequence[Setting], baseline: Setting, shared: Measured) 
     judge = next((name for name in evidence.by_trust() if name in shared.names), None)
     if judge is None:
         return []
-    differences = [_with_missed(part, judge, shared.top) for part in parts]
+    with_missed = lambda run: _and_missed(run, judge, shared.top)  # noqa: E731
+    differences = [part.measured_by(with_missed) for part in parts]
     own = differences[[part is baseline for part in parts].index(True)]
     judged = comparison.judge(differences, own, [_MISSED])
     lines = []
@@ -164,16 +165,8 @@ def of_inference(parts: Sequence[Setting], baseline: Setting, shared: Measured) 
     return lines
 
 
-def _with_missed(part: Setting, name: str, top: str) -> Setting:
-    """The setting with what L_K misses of the result `name` among its values."""
-    runs = []
-    for run in part.runs:
-        with np.errstate(invalid="ignore"):
-            missed = run.values[name] - run.values[top]
-        runs.append(
-            run._replace(
-                values={**run.values, _MISSED: missed},
-                variances={**run.variances, _MISSED: np.full(len(missed), np.nan)},
-            )
-        )
-    return part._replace(runs=runs)
+def _and_missed(run: Run, name: str, top: str) -> Estimates:
+    """The estimates of a run and, beside them, what L_K misses of the result `name`."""
+    with np.errstate(invalid="ignore"):
+        missed = comparison.without_variances({_MISSED: run.values[name] - run.values[top]})
+    return Estimates({**run.values, **missed.values}, {**run.variances, **missed.variances})

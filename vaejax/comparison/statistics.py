@@ -6,7 +6,7 @@ models find hard in common cancels in the per-example differences.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,18 @@ class Run(NamedTuple):
     metrics: Sequence[Mapping[str, Any]]
 
 
+class Estimates(NamedTuple):
+    """Per-example estimates [N] by name, nats, and their Monte-Carlo variances (NaN: not known)."""
+
+    values: Mapping[str, Float[np.ndarray, "N"]]
+    variances: Mapping[str, Float[np.ndarray, "N"]]
+
+
+def without_variances(values: Mapping[str, Float[np.ndarray, "N"]]) -> Estimates:
+    """Estimates of which no Monte-Carlo variance is known."""
+    return Estimates(values, {name: np.full(len(v), np.nan) for name, v in values.items()})
+
+
 class Setting(NamedTuple):
     """Runs that differ in their training seed alone.
 
@@ -53,6 +65,10 @@ class Setting(NamedTuple):
     name: str
     runs: list[Run]
     failed: int = 0
+
+    def measured_by(self, estimates: Callable[[Run], Estimates]) -> "Setting":
+        """The same runs with other estimates for their values."""
+        return self._replace(runs=[run._replace(**estimates(run)._asdict()) for run in self.runs])
 
 
 class Difference(NamedTuple):

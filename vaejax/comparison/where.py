@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from vaejax.comparison import report
 from vaejax.comparison import statistics as comparison
-from vaejax.comparison.statistics import Difference, Judged, Setting
+from vaejax.comparison.statistics import Difference, Estimates, Judged, Setting
 from vaejax.runs.files import Stored
 from vaejax.storage import html_page
 
@@ -100,7 +100,8 @@ def model_or_inference(
         return None
     if len({item.result.evidence.protocol for item in stored}) > 1:
         return None
-    pair = [_with_gaps(part, evidence) for part in (setting, baseline)]
+    gaps = lambda run: _gaps(evidence[run.name])  # noqa: E731
+    pair = [part.measured_by(gaps) for part in (setting, baseline)]
     elbo, model, gap = (
         report.number(comparison.difference(*pair, name), "+")
         for name in ("elbo", "log_marginal", "gap")
@@ -114,15 +115,11 @@ def model_or_inference(
     )
 
 
-def _with_gaps(setting: Setting, evidence: Mapping[str, Stored]) -> Setting:
-    """The setting with log p(x), the ELBO and their gap for its values."""
-    runs = []
-    for run in setting.runs:
-        stored = evidence[run.name]
-        source = stored.result.gaps.log_marginal_from
-        log_marginal = np.asarray(stored.evidence_arrays[f"{source}/value"], np.float64)
-        elbo = np.asarray(stored.evidence_arrays["gaps/elbo"], np.float64)[:, 0]
-        values = {"log_marginal": log_marginal, "elbo": elbo, "gap": log_marginal - elbo}
-        unknown = {name: np.full(len(elbo), np.nan) for name in values}
-        runs.append(run._replace(values=values, variances=unknown))
-    return setting._replace(runs=runs)
+def _gaps(stored: Stored) -> Estimates:
+    """log p(x), the ELBO and their gap of one run."""
+    source = stored.result.gaps.log_marginal_from
+    log_marginal = np.asarray(stored.evidence_arrays[f"{source}/value"], np.float64)
+    elbo = np.asarray(stored.evidence_arrays["gaps/elbo"], np.float64)[:, 0]
+    return comparison.without_variances(
+        {"log_marginal": log_marginal, "elbo": elbo, "gap": log_marginal - elbo}
+    )
