@@ -15,7 +15,7 @@ from conftest import MODELS, ROOT, model_config, small_config, small_model
 
 from vaejax import keys
 from vaejax.errors import UserError
-from vaejax.evaluation import mapping, per_example, results, summary, validation
+from vaejax.evaluation import inference_gaps, mapping, per_example, results, summary, validation
 from vaejax.evidence import weights
 from vaejax.evidence.weights import Weights
 from vaejax.models import distributions, latent_variable, linear_gaussian
@@ -423,7 +423,7 @@ def test_a_result_goes_to_json_and_back():
     row = results.Estimate(1.5, float("nan"), 0.1, "lower bound", 3, 0)
     flagged = dataclasses.replace(row, do_not_trust=0.5)
     mean = results.ExampleMean(1.0, 0.1, float("nan"))
-    parts = results.Parts(mean, mean, mean)
+    parts = inference_gaps.Parts(mean, mean, mean)
     protocol = results.Protocol(
         **dict.fromkeys(("dataset", "split", "binarization", "data_sha256", "dtype"), "text"),
         **dict.fromkeys(("params_sha256", "precision", "training_precision", "device"), "text"),
@@ -440,7 +440,7 @@ def test_a_result_goes_to_json_and_back():
         {"elbo": row, "annealed": flagged},
         results.Diagnostics(1.0, 0.5, 0.5, 0.5, (2, 0), {"annealed": 3}),
         results.Evidence(results.EvidenceProtocol(3, 0), {"elbo": row}, about, "hash"),
-        gaps=results.Gaps(mean, mean, mean, "normal", parts, mean, mean, "exact", 3),
+        gaps=inference_gaps.Gaps(mean, mean, mean, "normal", parts, mean, mean, "exact", 3),
     )
     text = json.dumps(results.to_json(result), allow_nan=False)
     again = results.from_json(json.loads(text))

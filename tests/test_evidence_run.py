@@ -110,11 +110,20 @@ def test_the_gaps_add_up(result):
     gaps = result.gaps
     assert gaps.log_marginal_from == "quadrature"
     assert gaps.log_marginal.value == result.estimates["quadrature"].value
-    for rows in (gaps, gaps.full_covariance):
+    assert list(gaps.by_family()) == ["the encoder's", "diagonal normal", "full normal"]
+    for rows in gaps.by_family().values():
         parts = rows.approximation.value + rows.amortization.value
         assert rows.inference.value == pytest.approx(parts, abs=1e-4)
         assert rows.approximation.mc_se > 0
         assert rows.amortization.mc_se > 0
+
+
+def test_gaps_that_were_made_without_the_encoders_family_are_read(result):
+    old = results.to_json(result)
+    del old["gaps"]["encoder_family"]
+    gaps = results.from_json(old).gaps
+    assert list(gaps.by_family()) == ["diagonal normal", "full normal"]
+    assert tables.gaps_table(gaps).row_count == 2
 
 
 def test_per_example_values_and_figures_are_kept(trained, result):
@@ -124,6 +133,7 @@ def test_per_example_values_and_figures_are_kept(trained, result):
     with np.load(trained / "evidence.npz") as arrays:
         assert arrays["annealed/value"].shape == arrays["annealed/trusted"].shape == (6,)
         assert arrays["gaps/elbo_full_covariance"].shape == (6, 2)
+        assert arrays["gaps/elbo_encoder_family"].shape == (6, 2)
         assert len(arrays["unit_activity/layer_1"]) == 3
     for name in ("gaps", "annealed_moves", "active_units", "bounds", "reconstructions"):
         assert (trained / "figures" / f"{name}.png").stat().st_size > 1000

@@ -1,12 +1,64 @@
 """The gap decomposition where every gap is known."""
 
+import itertools
+
 import evidence_models
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import model_config, perturbed
 
 from vaejax.evidence import gaps
-from vaejax.models import linear_gaussian
+from vaejax.evidence.estimators import quadrature
+from vaejax.models import latent_variable, linear_gaussian
+from vaejax.types import DataSpec
+
+PARTS = {
+    "vamp": {"posterior": "normal", "prior": "vamp(num_components=3)"},
+    "full_normal": {"posterior": "full_normal"},
+    "mixture": {"posterior": "mixture(num_components=2)"},
+    "coupling": {"posterior": "coupling(num_layers=2, hidden_dims=(4,), context_dims=2)"},
+    "iaf": {"posterior": "iaf(num_layers=2, hidden_dims=(4,), context_dims=2)"},
+    "two layers": {"latent_dims": (1, 1), "encoder": ("mlp(hidden_dims=(8,))",) * 2},
+}
+ALL_X = np.array(list(itertools.product([0.0, 1.0], repeat=3)), np.float32)
+
+
+def _best_of_the_encoder(params, x, *, model, config):
+    keys = jax.random.split(jax.random.key(3), len(x))
+    one = lambda key, x: gaps.encoder_family(params, key, x, model=model, config=config)
+    return np.asarray(jax.jit(jax.vmap(one))(keys, x), np.float64)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "vamp" else pytest.mark.slow) for n in PARTS],
+)
+def test_the_best_q_of_the_encoder_lies_between_the_best_normal_and_log_p(name):
+    """Over every x, with log p(x) by quadrature. Each of these families contains the diagonal
+    normals (two layers: those of z_1 and z_2), so that its best q reaches theirs; and none reaches
+    beyond log p(x), as it would if p(z) moved with the encoders that a VampPrior is made of. An
+    encoder of diagonal normals has the same best q as they.
+    """
+    fields = {"latent_dims": (2,), "encoder": "mlp(hidden_dims=(8,))"} | PARTS[name]
+    model = latent_variable.build(model_config(**fields), DataSpec((3,), None))
+    params = perturbed(jax.jit(model.init)(jax.random.key(7)), jax.random.key(8), 0.4)
+    config = gaps.Config(elbo_samples=4000)
+    keys = jax.random.split(jax.random.key(2), len(ALL_X))
+    one = lambda key, x: gaps.elbos(params, key, x, model=model, config=config)
+    elbos = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys, jnp.asarray(ALL_X)))
+    own = _best_of_the_encoder(params, jnp.asarray(ALL_X), model=model, config=config)
+    exact = quadrature.build(quadrature.Config(), model=model)
+    log_p = jax.jit(jax.vmap(lambda x: exact.estimate(params, keys[0], x, ())))(jnp.asarray(ALL_X))
+    log_p = np.asarray(log_p["quadrature"].value)
+    assert np.exp(log_p).sum() == pytest.approx(1.0, abs=1e-3)
+    assert (elbos.encoder[:, 0] < log_p - 0.05).mean() >= 0.5  # there is something to win
+    error = np.sqrt(own[:, 1] + elbos.best["diagonal"][:, 1])
+    assert (own[:, 0] > elbos.best["diagonal"][:, 0] - 4 * error - 0.01).all()
+    assert (own[:, 0] < log_p + 4 * np.sqrt(own[:, 1])).all()
+    if fields.get("posterior") == "normal":
+        assert (own[:, 0] < elbos.best["diagonal"][:, 0] + 4 * error + 0.01).all()
 
 
 @pytest.mark.slow
@@ -23,10 +75,15 @@ def test_gaps_of_the_linear_gaussian_model():
         jax.vmap(lambda key, x: gaps.elbos(params, key, x, model=model, config=config))
     )(keys, x)
     elbos = jax.tree.map(np.asarray, elbos)
+    own = _best_of_the_encoder(params, x, model=model, config=config)
     exact = np.asarray(jax.vmap(lambda x: model.log_marginal(params, x))(x))
     log_marginal = np.stack([exact, np.zeros_like(exact)], axis=1)
     full = gaps.decompose(log_marginal, elbos.encoder, elbos.best["full_covariance"])
     diagonal = gaps.decompose(log_marginal, elbos.encoder, elbos.best["diagonal"])
+    # The encoder gives full normals, too.
+    own = gaps.decompose(log_marginal, elbos.encoder, own)
+    assert np.abs(own["approximation"][:, 0]).max() < 0.05
+    assert own["approximation"][:, 0].mean() < 0.01
     assert np.abs(full["approximation"][:, 0]).max() < 0.01
     factor = linear_gaussian.exact_posterior(linear_gaussian.of(params)).factor
     precision = np.linalg.inv(np.asarray(factor @ factor.T, np.float64))
@@ -37,7 +94,7 @@ def test_gaps_of_the_linear_gaussian_model():
     # 4 errors, and what 200 noisy steps leave.
     error = 4 * np.sqrt(found[:, 1].sum()) / len(x)
     assert abs(found[:, 0].mean() - known) < error + 0.005
-    for parts in (full, diagonal):
+    for parts in (full, diagonal, own):
         total = parts["approximation"][:, 0] + parts["amortization"][:, 0]
         np.testing.assert_allclose(parts["inference"][:, 0], total, atol=1e-4)
         assert parts["amortization"][:, 0].mean() > -4 * np.sqrt(

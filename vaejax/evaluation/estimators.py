@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Num, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
 from vaejax import hosts, keys
 from vaejax.errors import UserError, unknown
@@ -144,8 +145,34 @@ def _gap_map(config: gap_analysis.Config, model: Model, num_examples: int, max_r
     return mapping.make(example, num_examples=num_examples, budget=budget, prepare=model.prepare)
 
 
+@functools.lru_cache(maxsize=16)
+def _encoder_map(
+    config: gap_analysis.Config, model: Model, size: int, num_examples: int, max_rows: int
+):
+    def example(params: Params, key: Array, x: Array) -> Array:
+        return gap_analysis.encoder_family(params, key, x, model=model, config=config)
+
+    # phi, its gradient and Adam's two moments, of each example: in rows of the size of x.
+    phi = jax.eval_shape(model.init, jax.random.key(0))["inference"]
+    held = 4 * sum(leaf.size for leaf in jax.tree.leaves(phi)) // size
+    work = config.num_steps * config.num_samples + config.elbo_samples
+    budget = Budget(rows=config.num_samples + held, max_rows=max_rows, work=work)
+    return mapping.make(example, num_examples=num_examples, budget=budget, prepare=model.prepare)
+
+
+def encoder_family_elbos(
+    task: Task, *, done: Done = lambda count: None
+) -> Float[np.ndarray, "N 2"]:
+    """ELBO of the best q of the encoder's own family, and its variance, for every example."""
+    settings = task.budgets
+    size, count = math.prod(task.x.shape[1:]), len(task.x)
+    example_map = _encoder_map(settings.gaps, task.model, size, count, settings.rows_per_call)
+    key = keys.domain(settings.seed, "gaps/encoder_family")
+    return mapping.over_examples(example_map, task.params, key, task.x, done=done)
+
+
 def elbos(task: Task, *, done: Done = lambda count: None) -> gap_analysis.Elbos:
-    """The ELBOs that the gaps need, for every example."""
+    """The ELBOs of the encoder's q and of the best normals, for every example."""
     settings = task.budgets
     example_map = _gap_map(settings.gaps, task.model, len(task.x), settings.rows_per_call)
     key = keys.domain(settings.seed, "gaps")

@@ -11,6 +11,7 @@ from typing import Any
 
 from vaejax.errors import UserError
 from vaejax.evaluation import means
+from vaejax.evaluation.inference_gaps import Gaps
 from vaejax.evaluation.means import ExampleMean
 from vaejax.storage import json_files
 
@@ -142,36 +143,6 @@ class Sandwich:
     broken_chains: int
     labels: dict[str, str]
     note: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """The three gaps for the best q of one family, nats."""
-
-    inference: ExampleMean
-    approximation: ExampleMean
-    amortization: ExampleMean
-
-
-@dataclasses.dataclass(frozen=True)
-class Gaps(Parts):
-    """Where the ELBO loses its nats; the parts themselves are those of the diagonal family.
-
-    Attributes:
-      family: what q* is.
-      full_covariance: the parts for the best normal of full covariance.
-      elbo: of the encoder's q.
-      log_marginal: the estimate of log p(x) that was used.
-      log_marginal_from: its name.
-      num_examples: N.
-    """
-
-    family: str
-    full_covariance: Parts
-    elbo: ExampleMean
-    log_marginal: ExampleMean
-    log_marginal_from: str
-    num_examples: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vaejax.evaluation import means
-from vaejax.evaluation.means import ExampleMean
 from vaejax.evaluation.per_example import ACTIVE_THRESHOLD, PerExample, unit_activity
-from vaejax.evaluation.results import Diagnostics, Estimate, Gaps, Parts, Sandwich
-from vaejax.evidence import gaps as gap_analysis
+from vaejax.evaluation.results import Diagnostics, Estimate, Sandwich
 from vaejax.evidence import weights
 from vaejax.types import Evidence
 
@@ -109,49 +107,6 @@ def sandwich(lower: Evidence, upper: Evidence) -> Sandwich:
         **counts,
         labels={"lower": "lower bound", "upper": "upper bound"},
         note=CAVEAT,
-    )
-
-
-def _mean(part: Float[np.ndarray, "N 2"]) -> ExampleMean:
-    part = np.asarray(part, np.float64)
-    return means.over_examples(part[:, 0], part[:, 1])
-
-
-def _parts(log_marginal: np.ndarray, encoder: np.ndarray, best: np.ndarray) -> Parts:
-    found = gap_analysis.decompose(log_marginal, encoder, best)
-    return Parts(**{name: _mean(part) for name, part in found.items()})
-
-
-def gaps(
-    log_marginal: Float[np.ndarray, "N 2"],
-    elbos: gap_analysis.Elbos,
-    *,
-    source: str,
-    num_layers: int,
-) -> Gaps:
-    """Inference, approximation and amortization gap for both families of q*.
-
-    Args:
-      log_marginal: value and variance of the estimate of log p(x) called `source`.
-      elbos: of the encoder's q and of the best q.
-      source: its name.
-      num_layers: stochastic layers of the model.
-    """
-    families = {
-        family: _parts(log_marginal, elbos.encoder, best) for family, best in elbos.best.items()
-    }
-    normal = "joint normal over the latents of all layers" if num_layers > 1 else "normal"
-    diagonal = families["diagonal"]
-    return Gaps(
-        diagonal.inference,
-        diagonal.approximation,
-        diagonal.amortization,
-        family=f"{normal}, diagonal covariance",
-        full_covariance=families["full_covariance"],
-        elbo=_mean(elbos.encoder),
-        log_marginal=_mean(log_marginal),
-        log_marginal_from=source,
-        num_examples=len(log_marginal),
     )
 
 

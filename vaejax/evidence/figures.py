@@ -31,12 +31,12 @@ def pareto_k(k_hats: np.ndarray, threshold: float, num_samples: int) -> Figure:
 
 
 def gap_bars(gaps: Any) -> Figure:
-    """Stacked bars: log p(x) - ELBO as approximation plus amortization gap, two families.
+    """Stacked bars: log p(x) - ELBO as approximation plus amortization gap, by family of q*.
 
-    `gaps` is an `evaluation.results.Gaps`.
+    `gaps` is an `evaluation.inference_gaps.Gaps`.
     """
-    figure, axes = _axes()
-    families = {"diagonal": gaps, "full covariance": gaps.full_covariance}
+    families = gaps.by_family()
+    figure, axes = _axes(height=1.4 + len(families))
     for position, parts in enumerate(families.values()):
         bottom = 0.0
         for name, color, end in (
@@ -52,9 +52,10 @@ def gap_bars(gaps: Any) -> Figure:
             axes.text(outer, position - 0.36, f"{part.value:.3f}", ha=end, color=color)
             bottom += value
             axes.errorbar(bottom, position, xerr=error, color="black", capsize=3, lw=1)
-    axes.set_yticks(range(2), [f"q*: {name}" for name in families])
+    axes.set_yticks(range(len(families)), [f"q*: {name}" for name in families])
     axes.invert_yaxis()
-    axes.set(xlabel="nats per example (bars: 2 Monte-Carlo errors)", ylim=(1.9, -0.6))
+    axes.set(xlabel="nats per example (bars: 2 Monte-Carlo errors)")
+    axes.set_ylim(len(families) - 0.1, -0.6)
     axes.set_title(f"log p(x) - ELBO, log p(x) from {gaps.log_marginal_from}", fontsize=11)
     axes.legend(frameon=False, ncols=2, loc="lower right")
     return figure

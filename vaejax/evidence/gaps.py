@@ -4,13 +4,16 @@
        inference gap   =   approximation gap   +   amortization gap
 
 with q the encoder's posterior and q* the best of a family for this one x (Cremer, Li and
-Duvenaud 2018, eq. 5 to 7). The families are normals over the latents of all stochastic
-layers jointly, flattened. They do not contain the encoder's q where it has several layers,
-whose later ones depend on earlier ones, or is a flow or a mixture (nor the diagonal one a full
-normal): then the amortization gap may come out negative, as q beats the best of the family.
+Duvenaud 2018, eq. 5 to 7). The families are the encoder's own, whatever it is, and normals
+over the latents of all stochastic layers jointly, flattened. Normals do not contain the encoder's
+q where it has several layers, whose later ones depend on earlier ones, or is a flow or a mixture
+(nor the diagonal one a full normal): then the amortization gap may come out negative, as q beats
+the best of the family.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,12 +24,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vaejax import numerics
 from vaejax.evidence import diagnostics
-from vaejax.models import latents, supports
+from vaejax.models import distributions, latents, supports
 from vaejax.objectives import importance
 from vaejax.schema import field
 from vaejax.types import Model, Params
 
 FAMILIES = ("diagonal", "full_covariance")
+ENCODER_FAMILY = "encoder_family"
 _START_SAMPLES = 1024
 _MOST = 2**31 - 1
 
@@ -37,7 +41,9 @@ class Config:
 
     num_steps: int = field(400, "Adam steps per example and family", low=1, high=_MOST)
     num_samples: int = field(16, "samples of z per step", low=1, high=_MOST)
-    learning_rate: float = field(0.03, "first rate, in standard deviations; cosine to 0", low=0.0)
+    learning_rate: float = field(
+        0.03, "first rate, in standard deviations and encoder outputs; cosine to 0", low=0.0
+    )
     elbo_samples: int = field(2000, "fresh samples for each final ELBO", low=2, high=_MOST)
     chunk_size: int = field(100, "of them in memory at once", low=1, high=_MOST)
 
@@ -116,6 +122,36 @@ def log_density(normal: Normal, z: Float[Array, "Z"]) -> Float[Array, ""]:
     return jnp.sum(jax.scipy.stats.norm.logpdf(noise)) - log_det
 
 
+def _ascend(
+    weight: Callable[[PyTree, PRNGKeyArray], Float[Array, ""]],
+    first: PyTree,
+    key: PRNGKeyArray,
+    *,
+    config: Config,
+    inputs: PyTree,
+) -> PyTree:
+    """Adam from `first` on the mean of `weight(free, key)` over fresh keys.
+
+    The rate of a leaf is that of `config` divided by its number of `inputs`: a step then moves
+    what comes out by about the rate, in networks of every width.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
+
+    def loss(free, keys):
+        return -jnp.mean(jax.vmap(lambda key: weight(free, key))(keys))
+
+    def step(carry, index):
+        free, state = carry
+        keys = jax.random.split(jax.random.fold_in(key, index), config.num_samples)
+        updates, state = optimizer.update(jax.grad(loss)(free, keys), state)
+        updates = jax.tree.map(jnp.divide, updates, inputs)
+        return (optax.apply_updates(free, updates), state), None
+
+    start = (first, optimizer.init(first))
+    (free, _), _ = jax.lax.scan(step, start, jnp.arange(config.num_steps))
+    return free
+
+
 def optimize(
     params: Params,
     key: PRNGKeyArray,
@@ -125,32 +161,23 @@ def optimize(
     family: str,
     config: Config,
 ) -> Normal:
-    """q* of a family for one x: Adam on the ELBO from the encoder's q.
+    """q* of a family of normals for one x: Adam on the ELBO from the encoder's q.
 
     Gradients through z alone (Roeder, Wu and Duvenaud 2017): unbiased for the ELBO, and
     without variance where q reaches the posterior.
     """
     start_key, steps_key = jax.random.split(key)
     first = start(params, start_key, x, model=model, family=family)
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
     fixed = (first.center, first.scale)
 
-    def loss(free: PyTree, keys):
-        normal = Normal(*free, *fixed)
-        z = jax.vmap(lambda key: sample(normal, key))(keys)
+    def weight(free, key):
+        z = sample(Normal(*free, *fixed), key)
         frozen = Normal(*jax.lax.stop_gradient(free), *fixed)
-        weight = lambda z: latents.log_joint(params, x, z, model=model) - log_density(frozen, z)  # noqa: E731
-        return -jnp.mean(jax.vmap(weight)(z))
-
-    def step(carry, index):
-        free, state = carry
-        keys = jax.random.split(jax.random.fold_in(steps_key, index), config.num_samples)
-        updates, state = optimizer.update(jax.grad(loss)(free, keys), state)
-        return (optax.apply_updates(free, updates), state), None
+        return latents.log_joint(params, x, z, model=model) - log_density(frozen, z)
 
     free = tuple(first[:3])
-    (free, _), _ = jax.lax.scan(step, (free, optimizer.init(free)), jnp.arange(config.num_steps))
-    return Normal(*free, *fixed)
+    inputs = jax.tree.map(lambda leaf: 1.0, free)
+    return Normal(*_ascend(weight, free, steps_key, config=config, inputs=inputs), *fixed)
 
 
 def _mean(log_weight, key: PRNGKeyArray, config: Config) -> Float[Array, "2"]:
@@ -180,6 +207,30 @@ def elbos(
 
         best[family] = _mean(weight, elbo_key, config)
     return Elbos(_mean(encoder_weight, encoder_key, config), best)
+
+
+def encoder_family(
+    params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, config: Config
+) -> Float[Array, "2"]:
+    """ELBO of the best q of the encoder's own family for one x, and the variance of its error.
+
+    The encoder's phi is trained further on this x alone, for as many steps as a normal: what it
+    gives stays within its family, be it a flow or a chain of layers. p(x, z) is held fixed, also
+    where p(z) is made of encoders (VampPrior). Pathwise gradients of phi, in q's own density too:
+    not every flow has a cheap density at a z that it did not draw itself.
+    """
+    fit_key, elbo_key = jax.random.split(key)
+    prior = model.prior(params)
+
+    def weight(free, key):
+        q = model.posterior(params | {"inference": free}, x)
+        z, log_posterior = distributions.sample_and_log_prob(q, key)
+        return model.likelihood(params, z).log_prob(x) + prior.log_prob(z) - log_posterior
+
+    phi = params["inference"]
+    inputs = jax.tree.map(lambda leaf: float(math.prod(leaf.shape[:-1])), phi)
+    free = _ascend(weight, phi, fit_key, config=config, inputs=inputs)
+    return _mean(lambda key: weight(free, key), elbo_key, config)
 
 
 def decompose(

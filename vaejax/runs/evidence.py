@@ -1,6 +1,7 @@
 """Estimators of log p(x) for a run: what is kept of an earlier call, what is added now."""
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 from vaejax.errors import UserError
-from vaejax.evaluation import estimators, means, per_example, results, summary
+from vaejax.evaluation import estimators, inference_gaps, means, per_example, results, summary
 from vaejax.evaluation import figures as plots
 from vaejax.evaluation.estimators import Task
 from vaejax.evaluation.means import ExampleMean
@@ -238,11 +239,15 @@ def _best_source(stored: Stored) -> str:
 
 def _with_gaps(task: Task, stored: Stored, console: Console) -> Stored:
     source, arrays, result = _best_source(stored), stored.evidence_arrays, stored.result
-    with logging.progress(console, _GAPS, done=0, total=len(task.x), unit="examples") as show:
+    watch = functools.partial(logging.progress, console, done=0, total=len(task.x), unit="examples")
+    with watch(_GAPS) as show:
         elbos = estimators.elbos(task, done=lambda count: show(count, ""))
+    with watch(f"{_GAPS}, the encoder's family") as show:
+        own = estimators.encoder_family_elbos(task, done=lambda count: show(count, ""))
+    elbos = elbos._replace(best=elbos.best | {gap_analysis.ENCODER_FAMILY: own})
     log_marginal = np.stack([arrays[f"{source}/value"], arrays[f"{source}/variance"]], axis=1)
     num_layers = len(result.diagnostics.active_units)
-    found = summary.gaps(log_marginal, elbos, source=source, num_layers=num_layers)
+    found = inference_gaps.summarize(log_marginal, elbos, source=source, num_layers=num_layers)
     about = {_GAPS: {"budget": dataclasses.asdict(task.budgets.gaps)}}
     kept = dataclasses.replace(result.evidence, about=result.evidence.about | about)
     added = {f"gaps/elbo_{family}": best for family, best in elbos.best.items()}

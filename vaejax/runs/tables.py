@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vaejax.evaluation import summary, surgery
-from vaejax.evaluation.results import Estimate, Gaps, Parts, Result, Sandwich
+from vaejax.evaluation.inference_gaps import Gaps, Parts
+from vaejax.evaluation.results import Estimate, Result, Sandwich
 from vaejax.evaluation.surgery import Rates
 
 
@@ -116,19 +117,19 @@ def sandwich_line(both: Sandwich) -> str:
 
 
 def gaps_table(found: Gaps) -> Table:
-    """Where the ELBO loses its nats, for both families."""
-    parts, beyond = (found, found.full_covariance), ""
-    if any(part.amortization.value < 0.0 for part in parts):
-        beyond = "; below 0: the encoder's q beats every q* of that row, whose family lacks it"
+    """Where the ELBO loses its nats, for every family."""
+    families, beyond = found.by_family(), ""
+    if any(part.amortization.value < 0.0 for part in (found, found.full_covariance)):
+        beyond = "; below 0: the encoder's q beats every normal of that row, which it is not"
     table = Table(
         title=f"log p(x) - ELBO, log p(x) from {found.log_marginal_from}, "
         f"{found.num_examples:,} examples",
         caption=f"nats per example +- Monte-Carlo error; q: {found.family.split(',')[0]}{beyond}",
     )
-    for name in ("covariance of q*", "inference gap", "= approximation", "+ amortization"):
+    for name in ("family of q*", "inference gap", "= approximation", "+ amortization"):
         table.add_column(name, justify="right")
-    table.add_row("diagonal", *_cells(found))
-    table.add_row("full", *_cells(found.full_covariance))
+    for name, parts in families.items():
+        table.add_row(name, *_cells(parts))
     return table
 
 
