@@ -119,12 +119,14 @@ def sandwich_line(both: Sandwich) -> str:
 def gaps_table(found: Gaps) -> Table:
     """Where the ELBO loses its nats, for every family."""
     families, beyond = found.by_family(), ""
+    normal = found.family.split(",")[0]
+    joint = "" if normal == "normal" else f"; normal: {normal}"
     if any(part.amortization.value < 0.0 for part in (found, found.full_covariance)):
         beyond = "; below 0: the encoder's q beats every normal of that row, which it is not"
     table = Table(
         title=f"log p(x) - ELBO, log p(x) from {found.log_marginal_from}, "
         f"{found.num_examples:,} examples",
-        caption=f"nats per example +- Monte-Carlo error; q: {found.family.split(',')[0]}{beyond}",
+        caption=f"nats per example +- Monte-Carlo error{joint}{beyond}",
     )
     for name in ("family of q*", "inference gap", "= approximation", "+ amortization"):
         table.add_column(name, justify="right")
