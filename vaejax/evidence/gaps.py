@@ -216,15 +216,21 @@ def encoder_family(
 
     The encoder's phi is trained further on this x alone, for as many steps as a normal: what it
     gives stays within its family, be it a flow or a chain of layers. p(x, z) is held fixed, also
-    where p(z) is made of encoders (VampPrior). Pathwise gradients of phi, in q's own density too:
-    not every flow has a cheap density at a z that it did not draw itself.
+    where p(z) is made of encoders (VampPrior). Gradients go through z alone, as in `optimize`,
+    but for flows whose density at a given z takes many passes: there through q's density, too.
     """
     fit_key, elbo_key = jax.random.split(key)
     prior = model.prior(params)
+    posterior = lambda phi: model.posterior(params | {"inference": phi}, x)  # noqa: E731
+
+    def draw(free, key):
+        if model.density_steps > 1:
+            return distributions.sample_and_log_prob(posterior(free), key)
+        z = posterior(free).sample(key)
+        return z, posterior(jax.lax.stop_gradient(free)).log_prob(z)
 
     def weight(free, key):
-        q = model.posterior(params | {"inference": free}, x)
-        z, log_posterior = distributions.sample_and_log_prob(q, key)
+        z, log_posterior = draw(free, key)
         return model.likelihood(params, z).log_prob(x) + prior.log_prob(z) - log_posterior
 
     phi = params["inference"]
