@@ -163,7 +163,7 @@ def _encoder_map(
 def encoder_family_elbos(
     task: Task, *, done: Done = lambda count: None
 ) -> Float[np.ndarray, "N 2"]:
-    """ELBO of the best q of the encoder's own family, and its variance, for every example."""
+    """`gaps.encoder_family` for every example: ELBO in nats and variance of its error, [N, 2]."""
     settings = task.budgets
     size, count = math.prod(task.x.shape[1:]), len(task.x)
     example_map = _encoder_map(settings.gaps, task.model, size, count, settings.rows_per_call)

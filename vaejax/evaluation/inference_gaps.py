@@ -64,7 +64,9 @@ def summarize(
     source: str,
     num_layers: int,
 ) -> Gaps:
-    """Inference, approximation and amortization gap for every family of q*.
+    """Inference, approximation and amortization gap (`evidence.gaps.decompose`) of every family.
+
+    Means over examples in nats, with Monte-Carlo errors and those of the choice of examples.
 
     Args:
       log_marginal: value and variance of the estimate of log p(x) called `source`.

@@ -212,7 +212,10 @@ def elbos(
 def encoder_family(
     params: Params, key: PRNGKeyArray, x: Float[Array, "..."], *, model: Model, config: Config
 ) -> Float[Array, "2"]:
-    """ELBO of the best q of the encoder's own family for one x, and the variance of its error.
+    """max over phi' of E_q[log p(x, z) - log q(z)], q = q_phi'(z|x), for one x.
+
+    The ELBO of the best q of the encoder's own family, L[q*] of Cremer et al. (2018): [2],
+    value in nats and variance of its Monte-Carlo error; never above log p(x) in expectation.
 
     The encoder's phi is trained further on this x alone, for as many steps as a normal: what it
     gives stays within its family, be it a flow or a chain of layers. p(x, z) is held fixed, also
