@@ -224,7 +224,9 @@ def encoder_family(
     """
     fit_key, elbo_key = jax.random.split(key)
     prior = model.prior(params)
-    posterior = lambda phi: model.posterior(params | {"inference": phi}, x)  # noqa: E731
+
+    def posterior(phi):
+        return model.posterior(params | {"inference": phi}, x)
 
     def draw(free, key):
         if model.density_steps > 1:
