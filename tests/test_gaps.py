@@ -90,7 +90,8 @@ def test_an_encoder_that_is_trained_on_one_example_knows_it_better(name):
     gain = own[:, 0] - before.mean(axis=1)
     assert np.isfinite(gain).all()
     assert (gain > -4 * error).all()
-    assert np.median(gain) > 0.0  # by chance in one model of two, not in all
+    # A VampPrior is made of the encoder, so that shifted biases shift both: little is to be won.
+    assert np.median(gain / error) > (1.0 if name == "mlp-vamp" else 4.0)
 
 
 @pytest.mark.slow
